@@ -1,0 +1,4 @@
+"""`python .ci test|sync|save|docs`: the book's own tools, see `book.py`."""
+from book import main
+
+main()

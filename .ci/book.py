@@ -3,7 +3,7 @@
 It is a module of its own, not a script: each notebook runs in a spawned process, IPython replaces
 `__main__` there, and a function of `__main__` could not be found again.
 """
-import base64, filecmp, hashlib, io, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
+import base64, hashlib, html, io, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -194,6 +194,9 @@ def save(*names):
     sys.exit(any(failed))
 
 
+NUMBER = re.compile(r"\b\d{2}[a-z]?_(?=\w+\.(?:ipynb|html)|\w+$)") # the numbers order the folder; pages go without
+
+
 def docs():
     "Render the book as a site into `_docs/`, offline: nbdev stages the pages, smalldocs renders them."
     import nbdev.doclinks
@@ -203,14 +206,24 @@ def docs():
     nbdev.doclinks._build_modidx()
     nbdev_sidebar.__wrapped__(path=NBS)
     staged = proc_nbs(NBS, n_workers=0, force=True)
-    number = re.compile(r"\b\d{2}[a-z]?_")
-    for path in sorted(staged.rglob("[0-9][0-9]*_*.ipynb")): path.rename(path.with_name(number.sub("", path.name)))
-    sidebar = staged / "sidebar.yml"
-    sidebar.write_text(number.sub("", sidebar.read_text()))
+    shutil.copy(NBS / "styles.css", staged)
+    for path in [staged / "sidebar.yml", *staged.rglob("*.ipynb")]:
+        path.write_text(NUMBER.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+        path.rename(path.with_name(NUMBER.sub("", path.name)))
     call(str(Path(sys.executable).with_name("smalldocs")), "render", "--quiet", str(staged))
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)
     shutil.move(staged / "_docs", ROOT / "_docs")
+    for page in (ROOT / "_docs").rglob("*.html"): page.write_text(native_math(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"open {ROOT / '_docs' / 'index.html'}")
+
+
+def native_math(page):
+    "The page with its formulas as MathML, which browsers draw by themselves: no script from elsewhere."
+    from latex2mathml.converter import convert
+    page = re.sub(r'<(link|script)[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>(</script>)?', "", page)
+    drawn = lambda display: lambda m: convert(html.unescape(m[1]), display=display)
+    page = re.sub(r'<span class="math inline">\\\((.*?)\\\)</span>', drawn("inline"), page, flags=re.S)
+    return re.sub(r'<span class="math display">\\\[(.*?)\\\]</span>', drawn("block"), page, flags=re.S)
 
 
 def main():

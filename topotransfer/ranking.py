@@ -75,9 +75,9 @@ class Ranking:
         return ax
 
 def _short(value:float) -> str:
-    "Four significant digits, counts in full, an empty cell for NaN."
+    "Four digits, at most four of them decimals; counts in full; an empty cell for NaN."
     if np.isnan(value): return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4):.4g}"
 
 # %% ../nbs/21_ranking.ipynb #fb6ae444
 def default_scores() -> list[str]:

@@ -50,7 +50,7 @@ def ratio_of_bars(
 def persistence_ratio(
     points, # `(n + 1, d)` cloud
     n_classes:int, # k, between 2 and the number of bars
-    backend:str="exact", # of `h0_persistence`
+    backend:str="exact", # of h0_persistence: "exact" or "ripser"
 ) -> PersistenceRatio:
     """The persistence ratio of a cloud (the poster, *Geometric Insights*; its H_con is H_sep). Small is collapsed.
 

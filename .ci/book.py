@@ -69,7 +69,6 @@ def run_notebooks(paths, save=False):
     workers = min(os.cpu_count() or 1, len(paths))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(max(1, (os.cpu_count() or 1) // workers))
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for future in as_completed([pool.submit(run_notebook, p, save) for p in paths]): yield future.result()
 
@@ -157,7 +156,10 @@ def wheel_check():
     return ""
 
 
-def call(*command, cwd=ROOT): subprocess.run(command, cwd=cwd, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def call(*command, cwd=ROOT):
+    "Run a command in a clean environment: running notebooks leaves variables behind. `CalledProcessError` holds what it printed."
+    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "PYTHONPATH")}
+    subprocess.run(command, cwd=cwd, env=env, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def report(name, error, seconds=None, detail=""):

@@ -20,7 +20,7 @@ def circle_clusters(
     seed:int=0, # of the noise; clouds of one seed differ by the scale of one and the same noise
 ) -> tuple[np.ndarray, np.ndarray]: # points `(n_clusters * n_per_cluster, 2)`, labels `(n_clusters * n_per_cluster,)`
     "Gaussian clusters with centres evenly spaced on the unit circle: the synthetic example of the poster. `ValueError` if `variance` < 0."
-    if not variance >= 0: raise ValueError(f"variance must be a number of at least 0; found {variance}")
+    if not 0 <= variance < np.inf: raise ValueError(f"variance must be a number of at least 0; found {variance}")
     k = check_count(n_clusters, "n_clusters", 2)
     labels = np.repeat(np.arange(k), check_count(n_per_cluster, "n_per_cluster", 1))
     angles = 2 * np.pi * (labels + .5) / k

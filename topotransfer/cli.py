@@ -38,25 +38,25 @@ def parser() -> argparse.ArgumentParser:
 def run_rank(options:argparse.Namespace) -> None:
     "Rank, evaluate, print both tables, write `ranking.csv` and `ranking.png` and say where."
     zoo = [model(name) for name in options.model] if options.model else bundled_zoo()
-    images = (image_folder(options.images) if options.images else animals()).subset(options.per_class)
-    store = Store(options.store)
+    images = (animals() if options.images is None else image_folder(options.images)).subset(options.per_class)
+    store, folder = Store(options.store), Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(zoo)} models, {images!r}, embeddings kept in {store.root}")
     ranking = rank(zoo, images, by=options.by, store=store, device=options.device, batch_size=options.batch_size, num_workers=options.workers)
-    print(f"\n{ranking}\n")
-    try: print(f"{evaluate(ranking)}\n")
-    except ValueError as error: print(f"no evaluation: {error}\n")
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
     ranking.to_csv(folder / "ranking.csv")
     picture = ranking.plot().figure
     picture.savefig(folder / "ranking.png", dpi=150)
     plt.close(picture)
+    print(f"\n{ranking}\n")
+    try: print(f"{evaluate(ranking)}\n")
+    except ValueError as error: print(f"no evaluation: {error}\n")
     print(f"wrote {folder / 'ranking.csv'} and {folder / 'ranking.png'}")
 
 def main(
     arguments:list[str]|None=None, # the command line's by default
 ) -> None:
     "Entry point of `topotransfer`. What a user can mend ends with one line on stderr and exit status 1."
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace") # a terminal that lacks a character still gets its table
     options = parser().parse_args(arguments)
     try: run_rank(options)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error: sys.exit(f"topotransfer: {error}")

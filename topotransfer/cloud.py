@@ -17,28 +17,31 @@ def check_points(
 ) -> np.ndarray: # `(n, d)` float32 or float64
     """Return a point cloud as a finite float array, or say what is wrong with it.
 
-    float32 and float64 keep their type, half precision becomes float32, integers float64; the values are not copied
+    float32 and float64 keep their type, half precision becomes float32, everything else float64; the values are not copied
     where that can be avoided and never changed. Raises `TypeError` for anything but real numbers, `ValueError` for a
     wrong shape, too few points, NaN or infinity.
     """
-    array = _as_array(points)
+    array = _as_array(points, "points")
     if array.dtype.kind not in "biuf":
         raise TypeError(f"points must be real numbers; found an array of {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"points must have shape (n, d), one row per point; found shape {array.shape}")
     if len(array) < min_points or array.shape[1] == 0:
         raise ValueError(f"points must hold at least {min_points} points of at least 1 dimension; found shape {array.shape}")
-    if array.dtype.kind != "f": return array.astype(np.float64)
-    if not np.isfinite(array.sum()): _refuse_nonfinite(array)
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+    if isinstance(array, np.ma.MaskedArray): raise TypeError("points must not be masked; found a masked array")
+    with np.errstate(all="ignore"):
+        array = array.astype(np.float32 if array.dtype in (np.float16, np.float32) else np.float64, copy=False)
+        suspicious = not np.isfinite(array.sum()) # a bad value, or finite ones whose sum overflows
+    if suspicious: _refuse_nonfinite(array)
+    return array
 
-def _as_array(values) -> np.ndarray:
+def _as_array(values, name:str) -> np.ndarray:
     "A NumPy view of an array, a tensor (also on a GPU, also bfloat16) or a nested list."
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         return (values.float() if values.element_size() == 2 and values.is_floating_point() else values).numpy()
-    try: return np.asarray(values)
-    except ValueError as error: raise ValueError("points must have rows of one length; found rows of several") from error
+    try: return np.asanyarray(values)
+    except ValueError as error: raise ValueError(f"{name} must have rows of one length; found rows of several") from error
 
 def _refuse_nonfinite(array:np.ndarray) -> None:
     "Raise a `ValueError` that names the first bad row; an overflowing sum of finite values passes."
@@ -57,7 +60,8 @@ def check_labels(
     Raises `TypeError` for labels that are neither integers, booleans nor strings, `ValueError` for a wrong shape or
     length or for fewer than `min_classes` classes.
     """
-    array = _as_array(labels)
+    array = _as_array(labels, "labels")
+    if array.dtype == object and all(isinstance(v, str) for v in array.flat): array = array.astype(str) # a pandas column
     if array.dtype.kind not in "biuUS":
         raise TypeError(f"labels must be integers, booleans or strings; found an array of {array.dtype}")
     if array.shape != (n_points,):

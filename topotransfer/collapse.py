@@ -38,7 +38,7 @@ def collapse_cloud(
     seed:int=0, # of the noise; clouds of one seed differ by the scale of one and the same noise
 ) -> tuple[np.ndarray, np.ndarray]: # points `(k * n_per_class, dim)`, labels `(k * n_per_class,)`
     "A labelled cloud on the path from scattered to collapsed: the simplex frame plus Gaussian noise. `ValueError` if `spread` < 0."
-    if not spread >= 0: raise ValueError(f"spread must be a number of at least 0; found {spread}")
+    if not 0 <= spread < np.inf: raise ValueError(f"spread must be a number of at least 0; found {spread}")
     labels = np.repeat(np.arange(check_count(n_classes, "n_classes", 2)), check_count(n_per_class, "n_per_class", 1))
     means = simplex_frame(n_classes, dim)[labels]
     return means + spread * np.random.default_rng(seed).standard_normal(means.shape), labels
@@ -50,7 +50,8 @@ def class_means(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # centred means `(k, d)`, residuals `(n, d)`, codes `(n,)`
     """The class means centred on their own mean, and what is left of each point without its class mean, in float64.
 
-    Every class weighs the same in the centre, however many points it has (Papyan, Han, Donoho 2020, section 2).
+    Every class weighs the same in the centre, however many points it has; the paper has classes of equal size, for which
+    this makes no difference (Papyan, Han, Donoho 2020, section 2).
     Raises `ValueError` for fewer than two classes.
     """
     points = check_points(points).astype(np.float64)
@@ -59,6 +60,17 @@ def class_means(
     np.add.at(means, codes, points)
     means /= np.bincount(codes)[:, None]
     return means - means.mean(axis=0), points - means[codes], codes
+
+# %% ../nbs/00_collapse.ipynb #37027c5e
+def _moments(points, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "`class_means` of the cloud moved to the origin and scaled to size 1: what measures without a unit are computed from."
+    points = check_points(points).astype(np.float64)
+    points = points / 2. ** np.frexp(np.abs(points).max())[1]
+    spread = points - points.mean(axis=0)
+    tiny = np.finfo(np.float64).eps * len(points) # the mean of equal numbers may differ from them in its last digits
+    if np.abs(spread).max() > tiny: spread = spread / 2. ** np.frexp(np.abs(spread).max())[1]
+    else: spread = np.zeros_like(spread)
+    return class_means(spread, labels)
 
 # %% ../nbs/00_collapse.ipynb #3194bd42
 def nc1(
@@ -69,10 +81,10 @@ def nc1(
 
     Raises `ValueError` where all class means coincide: there is no between-class direction to compare with.
     """
-    means, residuals, _ = class_means(points, labels)
+    means, residuals, _ = _moments(points, labels)
     _, s, vt = np.linalg.svd(means, full_matrices=False)
-    scale = np.abs(residuals).max(initial=0) + s[0]
-    kept = s > scale * max(means.shape) * np.finfo(np.float64).eps
+    s, vt = s[:len(means) - 1], vt[:len(means) - 1] # centred means span at most k - 1 dimensions
+    kept = s > max(residuals.shape) * np.finfo(np.float64).eps
     if not kept.any(): raise ValueError("labels must separate the points somewhere; found class means that all coincide")
     return float(((residuals @ (vt[kept].T / s[kept])) ** 2).sum() / len(residuals))
 
@@ -81,8 +93,8 @@ def nc2_equinorm(
     points, # `(n, d)`
     labels, # `(n,)`
 ) -> float: # at least 0; 0 is collapsed
-    "Equal length of the centred class means: their lengths' standard deviation over their mean. Papyan, Han, Donoho 2020, figure 2."
-    lengths = np.linalg.norm(class_means(points, labels)[0], axis=1)
+    "Equal length of the centred class means: their lengths' standard deviation over their mean; `ValueError` where all coincide. Papyan, Han, Donoho 2020, figure 2."
+    lengths = np.linalg.norm(_moments(points, labels)[0], axis=1)
     if lengths.mean() == 0: raise ValueError("labels must separate the points somewhere; found class means that all coincide")
     return float(lengths.std() / lengths.mean())
 
@@ -94,9 +106,9 @@ def nc2_equiangularity(
 
     Raises `ValueError` where a class mean coincides with the centre and so has no direction.
     """
-    means = class_means(points, labels)[0]
+    means = _moments(points, labels)[0]
     lengths = np.linalg.norm(means, axis=1)
-    if lengths.min() == 0: raise ValueError("class means must differ from their centre; found one that coincides with it")
+    if lengths.min() <= 1e-12: raise ValueError("class means must differ from their centre; found one that coincides with it")
     cosines = (means @ means.T / np.outer(lengths, lengths))[np.triu_indices(len(means), 1)]
     return float(np.abs(cosines + 1 / (len(means) - 1)).mean())
 
@@ -110,8 +122,9 @@ def nc3_self_duality(
 
     Raises `ValueError` where the shapes differ or one of the two is zero. Papyan, Han, Donoho 2020, figure 5.
     """
-    means, weights = class_means(points, labels)[0], check_points(weights).astype(np.float64)
+    means, weights = _moments(points, labels)[0], check_points(weights).astype(np.float64)
     if weights.shape != means.shape: raise ValueError(f"weights must have shape {means.shape}, one row per class; found {weights.shape}")
+    weights = weights / 2. ** np.frexp(np.abs(weights).max())[1]
     norms = np.linalg.norm(weights), np.linalg.norm(means)
     if min(norms) == 0: raise ValueError("weights and class means must not be all zero")
     return float(((weights / norms[0] - means / norms[1]) ** 2).sum())
@@ -122,10 +135,15 @@ def nc4_nearest_mean(
     labels, # `(n,)`, from which the class means are taken
     predictions, # `(n,)` decisions of the classifier, named like the labels
 ) -> float: # between 0 and 1; 1 is collapsed
-    "The share of points whose predicted class is that of the nearest class mean. Papyan, Han, Donoho 2020, figure 7."
-    means, residuals, codes = class_means(points, labels)
+    """The share of points whose predicted class is that of the nearest class mean. Papyan, Han, Donoho 2020, figure 7.
+
+    Raises `ValueError` for predictions of another shape or of classes that no point has.
+    """
+    means, residuals, codes = _moments(points, labels)
     predictions = np.asarray(predictions)
     if predictions.shape != codes.shape: raise ValueError(f"predictions must have shape {codes.shape}, one per point; found {predictions.shape}")
+    names = np.unique(np.asarray(labels))
+    if not np.isin(predictions, names).all(): raise ValueError(f"predictions must be named like the labels; found {np.setdiff1d(predictions, names)[:3].tolist()}")
     centred = residuals + means[codes]
     nearest = ((means ** 2).sum(axis=1) - 2 * centred @ means.T).argmin(axis=1)
-    return float((np.unique(np.asarray(labels))[nearest] == predictions).mean())
+    return float((names[nearest] == predictions).mean())

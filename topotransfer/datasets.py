@@ -50,8 +50,12 @@ class ImageSet:
     def __len__(self): return len(self.labels)
 
     def __getitem__(self, i:int) -> tuple[Image.Image, int]:
-        try: return self.open(self.items[i]).convert("RGB"), int(self.labels[i])
-        except OSError as error: raise OSError(f"image {i} of {self.name} can't be read: {error}") from error
+        item = self.items[i]
+        try: image = self.open(item)
+        except Exception as error: raise OSError(f"image {i} of {self.name}{_where(item)} can't be read: {error}") from error
+        if image.mode[0] in "IF": # convert() would clip such values to white or black
+            raise ValueError(f"image {i} of {self.name}{_where(item)} must have 8 bits per channel; found mode {image.mode}")
+        return image.convert("RGB"), int(self.labels[i])
 
     def __repr__(self): return f"ImageSet({self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes)"
 
@@ -63,6 +67,9 @@ class ImageSet:
         chosen = np.sort(np.concatenate(drawn))
         return replace(self, split=f"{self.split}, {n_per_class} per class, seed {seed}", labels=self.labels[chosen],
                        items=[self.items[i] for i in chosen], fingerprint=digest(self.fingerprint, chosen))
+
+# %% ../nbs/11_datasets.ipynb #a3c94fd1
+def _where(item) -> str: return f" ({item})" if isinstance(item, Path) else ""
 
 # %% ../nbs/11_datasets.ipynb #b4615442
 class _ArraysOnly(pickle.Unpickler):
@@ -102,7 +109,8 @@ def digits() -> ImageSet: # 1,797 images of 8 × 8 pixels
 def _path_set(name:str, split:str, classes, paths, labels) -> ImageSet:
     "A dataset of image files."
     paths, labels = list(map(Path, paths)), np.asarray(labels, dtype=np.int64)
-    listing = "\n".join(f"{p.parent.name}/{p.name} {p.stat().st_size} {c}" for p, c in zip(paths, labels))
+    files = ((p.resolve(), p.stat(), classes[c]) for p, c in zip(paths, labels))
+    listing = "\n".join(f"{p} {s.st_size} {s.st_mtime_ns} {c}" for p, s, c in files)
     return ImageSet(name, split, tuple(classes), labels, paths, Image.open, digest(listing))
 
 def image_folder(
@@ -119,15 +127,16 @@ def image_folder(
     return _path_set(name or Path(root).resolve().name, split, listed.classes, paths, labels)
 
 # %% ../nbs/11_datasets.ipynb #0193a3d9
-_READERS = { # name: (reader, what it needs beyond the root, paths or images, labels, classes)
-    "aircraft": (tv.FGVCAircraft, lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "caltech101": (tv.Caltech101, lambda split: {}, lambda d: _caltech_paths(d), lambda d: d.y, lambda d: d.categories),
-    "cars": (tv.StanfordCars, lambda split: dict(split=split), lambda d: [p for p, _ in d._samples], lambda d: [c for _, c in d._samples], lambda d: d.classes),
-    "cifar10": (tv.CIFAR10, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "cifar100": (tv.CIFAR100, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "dtd": (tv.DTD, lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "pets": (tv.OxfordIIITPet, lambda split: dict(split={"train": "trainval"}.get(split, split)), lambda d: d._images, lambda d: d._labels, lambda d: d.classes),
-    "sun397": (tv.SUN397, lambda split: {}, lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+_TRAIN_TEST = ("train", "test")
+_READERS = { # name: (reader, splits, what it needs beyond the root, paths or images, labels, classes)
+    "aircraft": (tv.FGVCAircraft, ("train", "val", "trainval", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+    "caltech101": (tv.Caltech101, ("all",), lambda split: {}, lambda d: _caltech_paths(d), lambda d: d.y, lambda d: d.categories),
+    "cars": (tv.StanfordCars, _TRAIN_TEST, lambda split: dict(split=split), lambda d: [p for p, _ in d._samples], lambda d: [c for _, c in d._samples], lambda d: d.classes),
+    "cifar10": (tv.CIFAR10, _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
+    "cifar100": (tv.CIFAR100, _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
+    "dtd": (tv.DTD, ("train", "val", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+    "pets": (tv.OxfordIIITPet, ("trainval", "test"), lambda split: dict(split=split), lambda d: d._images, lambda d: d._labels, lambda d: d.classes),
+    "sun397": (tv.SUN397, ("all",), lambda split: {}, lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
 }
 _FOLDERS = {"birdsnap", "imagenet"}
 
@@ -139,17 +148,19 @@ def _caltech_paths(d) -> list:
 def benchmark(
     name:str, # one of the poster's nine datasets or "imagenet", in lower case
     root:str|Path, # where torchvision keeps or finds it; for birdsnap and imagenet the folder that holds the split's folder
-    split:str="train", # "train", "test", or what the dataset calls its splits; caltech101 and sun397 have only one
+    split:str|None=None, # as the dataset calls it; its first one by default ("train", "trainval" or "all")
     download:bool=False, # let torchvision download what is missing
 ) -> ImageSet:
     """One of the poster's datasets (aircraft, birdsnap, caltech101, cars, cifar10, cifar100, dtd, pets, sun397) or ImageNet.
 
-    Read from the official layout by torchvision; birdsnap and imagenet as class folders in `root/split`.
-    Raises `ValueError` for an unknown name and what torchvision raises for missing files.
+    Read from the official layout by torchvision (of DTD the first of its ten partitions); birdsnap and imagenet as class
+    folders in `root/split`. Raises `ValueError` for an unknown name or split and what torchvision raises for missing files.
     """
-    if name in _FOLDERS: return image_folder(Path(root).expanduser() / split, name, split)
+    if name in _FOLDERS: return image_folder(Path(root).expanduser() / (split or "train"), name, split or "train")
     if name not in _READERS: raise ValueError(f"name must be one of {sorted({*_READERS, *_FOLDERS})}; found {name!r}")
-    reader, options, items, labels, classes = _READERS[name]
+    reader, splits, options, items, labels, classes = _READERS[name]
+    split = split or splits[0]
+    if split not in splits: raise ValueError(f"split of {name} must be one of {splits}; found {split!r}")
     data = reader(str(Path(root).expanduser()), download=download, **options(split))
     if isinstance(items(data), np.ndarray): return replace(_array_set(name, classes(data), items(data), np.array(labels(data))), split=split)
-    return _path_set(name, split if options(split) else "all", classes(data), items(data), labels(data))
+    return _path_set(name, split, classes(data), items(data), labels(data))

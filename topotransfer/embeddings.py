@@ -11,9 +11,9 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -30,12 +30,12 @@ class EmbeddingKey:
     split: str
     transform: str # how an image becomes a tensor, in words
     weights: str # hash of the model's weights
-    data: str # hash of the images and labels
+    data: str # the dataset's fingerprint, which changes when images or labels do
 
     @property
     def stem(self) -> str:
         "A file name that a person can read, made unique by a hash of the whole key."
-        readable = "--".join(re.sub(r"[^\w.]+", "-", part) for part in (self.model, self.dataset, self.split))
+        readable = "--".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part) for part in (self.model, self.dataset, self.split))
         return f"{readable[:120]}--{digest(json.dumps(asdict(self)).encode())[:12]}"
 
 def digest(
@@ -64,6 +64,7 @@ class Embeddings:
         object.__setattr__(self, "features", check_points(self.features, min_points=1))
         object.__setattr__(self, "labels", np.asarray(self.labels))
         check_labels(self.labels, len(self.features), min_classes=1)
+        if self.labels.dtype.kind not in "iu": raise TypeError(f"labels must be integers; found an array of {self.labels.dtype}")
         if self.logits is None: return
         object.__setattr__(self, "logits", check_points(self.logits, min_points=1))
         if len(self.logits) != len(self.features):
@@ -81,23 +82,30 @@ class Embeddings:
 def _write(path:Path, tensors:dict, metadata:dict) -> None:
     "Write tensors with their checksums under a temporary name, then rename."
     path.parent.mkdir(parents=True, exist_ok=True)
-    sums = {name: digest(value) for name, value in tensors.items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    sums = _checksums(tensors, metadata)
+    tensors = {name: np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")) for name, value in tensors.items()}
+    temporary = path.with_name(f"{uuid4().hex}.tmp")
     try:
         save_file(tensors, temporary, metadata={"checksums": json.dumps(sums), **metadata})
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
+def _checksums(tensors:dict, metadata:dict) -> dict:
+    "SHA-256 of each tensor with its type and shape, and of the rest of the metadata."
+    sums = {name: digest(f"{value.dtype} {value.shape}", value) for name, value in tensors.items()}
+    return sums | {"metadata": digest(json.dumps(metadata, sort_keys=True))}
+
 def _read(path:Path, key:EmbeddingKey) -> tuple[dict, dict]|None:
     "Tensors and metadata of a file; `None` if there is none, or if it is damaged: then it is named in a warning and removed."
-    if not path.exists(): return None
+    if not path.is_file(): return None
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
         if json.loads(metadata["key"]) != asdict(key): raise ValueError("it belongs to other embeddings")
-        if json.loads(metadata["checksums"]) != {n: digest(v) for n, v in tensors.items()}: raise ValueError("a checksum differs")
+        if json.loads(metadata.pop("checksums")) != _checksums(tensors, metadata): raise ValueError("a checksum differs")
         return tensors, metadata
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
+    except OSError: raise # a disk that is busy or out of reach damages nothing
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"{path} is damaged ({error}); it is removed and will be rebuilt", stacklevel=3)
         path.unlink(missing_ok=True)
 
@@ -120,8 +128,8 @@ class Store:
     def save(self, embeddings:Embeddings) -> Path:
         "Keep embeddings; returns the file's path. What is there under the same key is replaced."
         e = embeddings
-        tensors = {n: np.ascontiguousarray(v) for n in ("features", "labels", "logits") if (v := getattr(e, n)) is not None}
-        facts = dict(num_params=e.num_params, imagenet_top1=e.imagenet_top1)
+        tensors = {n: v for n in ("features", "labels", "logits") if (v := getattr(e, n)) is not None}
+        facts = dict(num_params=e.num_params and int(e.num_params), imagenet_top1=e.imagenet_top1 and float(e.imagenet_top1))
         _write(self.path(e.key), tensors, {"key": json.dumps(asdict(e.key)), "facts": json.dumps(facts)})
         return self.path(e.key)
 
@@ -130,23 +138,24 @@ class Store:
         found = _read(self.path(key), key)
         return found and Embeddings(key=key, **found[0], **json.loads(found[1]["facts"]))
 
-    def save_shard(self, key:EmbeddingKey, number:int, tensors:dict) -> None:
-        "Keep one shard of embeddings in the making."
-        _write(self._shard(key, number), tensors, {"key": json.dumps(asdict(key))})
+    def save_shard(self, key:EmbeddingKey, rows:slice, tensors:dict) -> None:
+        "Keep one shard of embeddings in the making: the images `rows.start` to `rows.stop`."
+        _write(self._shard(key, rows), tensors, {"key": json.dumps(asdict(key))})
 
-    def load_shard(self, key:EmbeddingKey, number:int) -> dict|None:
+    def load_shard(self, key:EmbeddingKey, rows:slice) -> dict|None:
         "One shard; `None` if it isn't there or was damaged."
-        found = _read(self._shard(key, number), key)
+        found = _read(self._shard(key, rows), key)
         return found and found[0]
 
-    def finish(self, key:EmbeddingKey, n_shards:int, labels, **facts) -> Embeddings:
+    def finish(self, key:EmbeddingKey, shards:list[slice], labels, **facts) -> Embeddings:
         "Put the shards of a key together, keep the whole, remove the shards. `FileNotFoundError` if one is missing."
-        shards = [self.load_shard(key, i) for i in range(n_shards)]
-        if None in shards: raise FileNotFoundError(f"{self._shard(key, shards.index(None))}: this shard is not there; extract again")
-        tensors = {name: np.concatenate([s[name] for s in shards]) for name in shards[0]}
+        parts = [self.load_shard(key, rows) for rows in shards]
+        if None in parts and (whole := self.load(key)) is not None: return whole # another process was faster
+        if None in parts: raise FileNotFoundError(f"{self._shard(key, shards[parts.index(None)])}: this shard is not there; extract again")
+        tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         whole = Embeddings(key=key, labels=labels, **tensors, **facts)
         self.save(whole)
-        for i in range(n_shards): self._shard(key, i).unlink()
+        for shard in self.root.glob(f"{key.stem}.shard-*"): shard.unlink(missing_ok=True)
         return whole
 
-    def _shard(self, key:EmbeddingKey, number:int) -> Path: return self.root / f"{key.stem}.shard-{number:05d}.safetensors"
+    def _shard(self, key:EmbeddingKey, rows:slice) -> Path: return self.root / f"{key.stem}.shard-{rows.start:07d}-{rows.stop:07d}.safetensors"

@@ -24,11 +24,13 @@ def _paired(scores, truth) -> tuple[np.ndarray, np.ndarray]:
     "Both as float arrays of one length, without the models for which one of them is missing; `ValueError` where nothing can be ordered."
     scores, truth = (np.asarray(v, dtype=np.float64) for v in (scores, truth))
     if scores.ndim != 1 or scores.shape != truth.shape: raise ValueError(f"scores and truth must be 1-d and of one length; found shapes {scores.shape} and {truth.shape}")
+    for name, values in (("scores", scores), ("truth", truth)):
+        if np.isinf(values).any(): raise ValueError(f"{name} must be finite or NaN; found infinity")
     known = ~(np.isnan(scores) | np.isnan(truth))
     scores, truth = scores[known], truth[known]
     if len(scores) < 2: raise ValueError(f"at least 2 models must have both a score and a truth; found {len(scores)}")
     for name, values in (("scores", scores), ("truth", truth)):
-        if np.ptp(values) == 0: raise ValueError(f"{name} must differ between models; found {values[0]:g} for all {len(values)}")
+        if values.min() == values.max(): raise ValueError(f"{name} must differ between models; found {values[0]:g} for all {len(values)}")
     return scores, truth
 
 def kendall_tau(
@@ -64,7 +66,9 @@ def permutation_p(
     if exact: orders = np.array(list(permutations(range(n))))
     else: orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (check_count(n_permutations, "n_permutations", 1), 1)), axis=1)
     chance = _all_taus(scores[orders], truth) if statistic is kendall_tau else np.array([statistic(scores[o], truth) for o in orders])
-    extreme = np.abs(chance) >= abs(statistic(scores, truth)) - 1e-12
+    observed = statistic(scores, truth)
+    if not np.isfinite(observed): raise ValueError(f"statistic must be finite; found {observed}")
+    extreme = np.abs(chance) >= abs(observed) - 1e-12
     return float(extreme.mean() if exact else (1 + extreme.sum()) / (1 + len(orders)))
 
 def _all_taus(
@@ -93,7 +97,10 @@ class Evaluation:
     def _title(self): return f"agreement with {self.truth}: Kendall's tau-b, two-sided permutation p (exact up to {EXACT_UP_TO} models)"
 
     @property
-    def _notes(self): return [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
+    def _notes(self):
+        fewer = self.table.index[self.table["n"] < self.table["n"].max()]
+        partly = [f"judged on fewer models than the others, so not comparable with them: {', '.join(fewer)}"] if len(fewer) else []
+        return partly + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
 
     def __repr__(self): return "\n".join([self._title, self.table.round(3).to_string(), *self._notes])
     def _repr_html_(self): return "".join([f"<p>{self._title}</p>", self.table.round(3).to_html(), *(f"<p>{n}</p>" for n in self._notes)])
@@ -106,7 +113,7 @@ class Evaluation:
         ax.scatter(table["tau_b"], range(len(table)), facecolors=np.where(baseline, "none", "C0"), edgecolors=np.where(baseline, "k", "C0"))
         for y, (tau, p) in enumerate(zip(table["tau_b"], table["p"])): ax.text(1.15, y, f"p = {p:.2f}", va="center", fontsize=8)
         ax.set_yticks(range(len(table)), [f"{n} (baseline)" if b else n for n, b in baseline.items()])
-        ax.axvline(0, color="0.7"); ax.set(xlim=(-1.1, 1.1), xlabel=rf"Kendall's $\tau_b$ with {self.truth}")
+        ax.axvline(0, color="0.7"); ax.set(xlim=(-1.1, 1.1), ylim=(-.6, len(table) - .4), xlabel=rf"Kendall's $\tau_b$ with {self.truth}")
         return ax
 
 def evaluate(

@@ -8,13 +8,15 @@ __all__ = ['Extraction', 'extract']
 # %% ../nbs/13_extraction.ipynb #872375e7
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from .cloud import check_count, check_points
+from .cloud import check_count, check_labels, check_points
 from .datasets import Dataset
 from .embeddings import Embeddings, EmbeddingKey, Store
 from .zoo import Backbone, ModelSpec
@@ -27,19 +29,23 @@ class _Prepared(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         image, _ = self.dataset[i]
-        return {words: _attempt(transform, image) for words, transform in self.transforms.items()}
+        return {words: _attempt(transform, image.copy()) for words, transform in self.transforms.items()}
+
+class _Failure(NamedTuple):
+    "Why a call failed, in words: an exception itself might not survive the way from a worker process."
+    reason: str
 
 def _attempt(function, *args):
-    "The result of a call, or the exception that it ended with."
+    "The result of a call, or the reason why there is none."
     try: return function(*args)
-    except Exception as error: return error
+    except Exception as error: return _Failure(f"{type(error).__name__}: {error}")
 
 def _batch(items:list[dict]) -> tuple[int, dict]:
-    "How many images, and the stacked tensors of each transform; the first error takes the place of a stack."
+    "How many images, and the stacked tensors of each transform; the first failure takes the place of a stack."
     stacks = {}
     for words in items[0]:
         column = [item[words] for item in items]
-        stacks[words] = next((c for c in column if isinstance(c, Exception)), None) or _attempt(torch.stack, column)
+        stacks[words] = next((c for c in column if isinstance(c, _Failure)), None) or _attempt(torch.stack, column)
     return len(items), stacks
 
 # %% ../nbs/13_extraction.ipynb #58bb1e15
@@ -52,7 +58,7 @@ class Extraction:
 def extract(
     zoo:Iterable[ModelSpec], # models with distinct names
     dataset:Dataset, # labelled images
-    store:Store|None=None, # where embeddings are kept and looked up; `Store()` by default
+    store:Store|str|Path|None=None, # where embeddings are kept and looked up: a store or its folder; the default store if missing
     device:str|torch.device="cpu", # where the networks run
     batch_size:int=32, # images in one forward pass
     num_workers:int=0, # processes that open and prepare images
@@ -62,17 +68,20 @@ def extract(
     """Embeddings of a dataset under every model of a zoo, in one pass over the images (stage 1 of the poster's method).
 
     What the store already holds is taken from there. A model that fails is reported under `failures` with its reason and
-    the others go on. `ValueError` for an empty zoo, repeated names or an empty dataset; an image that can't be opened ends
-    the run with an error that names it, and the shards written so far remain.
+    the others go on. All networks that have work to do are in memory at the same time. Raises `ValueError` for an empty zoo,
+    repeated names or an empty dataset, what `check_labels` raises for its labels, and `RuntimeError` for a device that isn't
+    there; an image that can't be opened ends the run with an error that names it, and the shards written so far remain.
     """
-    zoo, store = list(zoo), store or Store()
+    zoo, store = list(zoo), store if isinstance(store, Store) else Store(store)
+    torch.empty(0, device=device)
+    check_labels(dataset.labels, len(dataset), min_classes=1)
     names = [spec.name for spec in zoo]
     if not zoo or len(set(names)) < len(names): raise ValueError(f"zoo must hold models with distinct names; found {names}")
     if len(dataset) == 0: raise ValueError(f"dataset must hold images; found none in {dataset.name}")
-    for name, value in dict(batch_size=batch_size, shard_size=shard_size).items(): check_count(value, name, 1)
+    for name, value, low in (("batch_size", batch_size, 1), ("shard_size", shard_size, 1), ("num_workers", num_workers, 0)): check_count(value, name, low)
     run = _Run(dataset, store, device, batch_size, num_workers)
     for spec in zoo: run.admit(spec)
-    shards = np.split(np.arange(len(dataset)), range(shard_size, len(dataset), shard_size))
+    shards = [slice(start, min(start + shard_size, len(dataset))) for start in range(0, len(dataset), shard_size)]
     run.sweep(shards, progress)
     return Extraction({n: run.done[n] for n in names if n in run.done}, {n: run.failures[n] for n in names if n in run.failures})
 
@@ -87,44 +96,50 @@ class _Run:
 
     def admit(self, spec:ModelSpec) -> None:
         "Load a model; it takes part unless its embeddings are in the store or it doesn't load."
-        try: backbone = spec.load()
-        except Exception as error: return self._fail(spec.name, error)
-        key = EmbeddingKey(spec.name, self.dataset.name, self.dataset.split, backbone.transform_words, backbone.fingerprint, self.dataset.fingerprint)
-        if (found := self.store.load(key)) is not None: self.done[spec.name] = found
-        else: self.models[spec.name] = backbone.to(self.device, memory_format=torch.channels_last), key
+        try:
+            backbone, data = spec.load(), self.dataset
+            key = EmbeddingKey(spec.name, data.name, data.split, backbone.transform_words, backbone.fingerprint, data.fingerprint)
+            if (found := self.store.load(key)) is not None: self.done[spec.name] = found
+            else: self.models[spec.name] = backbone.to(self.device, memory_format=torch.channels_last), key
+        except Exception as error: self._fail(spec.name, error)
 
-    def sweep(self, shards:list[np.ndarray], progress:bool) -> None:
+    def sweep(self, shards:list[slice], progress:bool) -> None:
         "Run all admitted models over all shards that they lack, then put their shards together."
         if not self.models: return
-        total = sum(map(len, shards)) * len(self.models)
-        with tqdm(total=total, desc=f"embedding {self.dataset.name}", unit="image", disable=not progress) as bar:
-            for number, indices in enumerate(shards):
-                missing = [n for n, (_, key) in self.models.items() if self.store.load_shard(key, number) is None]
-                bar.update(len(indices) * (len(self.models) - len(missing)))
-                if missing: self._shard(number, indices, missing, bar)
-        for name, (backbone, key) in self.models.items():
-            self.done[name] = self.store.finish(key, len(shards), np.asarray(self.dataset.labels), num_params=backbone.num_params, imagenet_top1=backbone.imagenet_top1)
+        with tqdm(total=len(self.dataset) * len(self.models), desc=f"embedding {self.dataset.name}", unit="image", disable=not progress) as bar:
+            for rows in shards:
+                missing = [n for n, (_, key) in self.models.items() if self.store.load_shard(key, rows) is None]
+                bar.update((rows.stop - rows.start) * (len(self.models) - len(missing)))
+                if missing: self._shard(rows, missing, bar)
+        for name, (backbone, key) in list(self.models.items()):
+            facts = dict(num_params=backbone.num_params, imagenet_top1=backbone.imagenet_top1)
+            try: self.done[name] = self.store.finish(key, shards, np.asarray(self.dataset.labels), **facts)
+            except Exception as error: self._fail(name, error)
 
-    def _shard(self, number:int, indices:np.ndarray, names:list[str], bar) -> None:
+    def _shard(self, rows:slice, names:list[str], bar) -> None:
         "One shard of images through the models that lack it."
         transforms = {self.models[n][1].transform: self.models[n][0].transform for n in names}
         outputs = {n: [] for n in names}
-        for n_images, batch in DataLoader(Subset(_Prepared(self.dataset, transforms), indices.tolist()), **self.options):
+        for n_images, batch in DataLoader(Subset(_Prepared(self.dataset, transforms), range(rows.start, rows.stop)), **self.options):
             for name in names:
                 if name not in self.models: continue
                 backbone, key = self.models[name]
-                try: outputs[name].append(self._forward(backbone, batch[key.transform]))
+                try: outputs[name].append(self._forward(backbone, batch[key.transform], n_images))
                 except Exception as error: self._fail(name, error)
                 bar.update(n_images)
         for name in set(names) & set(self.models):
-            features, logits = (np.concatenate(part) for part in zip(*outputs[name]))
-            self.store.save_shard(self.models[name][1], number, dict(features=features, logits=logits))
+            try:
+                features, logits = (np.concatenate(part) for part in zip(*outputs[name]))
+                self.store.save_shard(self.models[name][1], rows, dict(features=features, logits=logits))
+            except Exception as error: self._fail(name, error)
 
-    def _forward(self, backbone:Backbone, images) -> list[np.ndarray]:
+    def _forward(self, backbone:Backbone, images, n_images:int) -> list[np.ndarray]:
         "Features and logits of a batch, checked, in float32."
-        if isinstance(images, Exception): raise images
+        if isinstance(images, _Failure): raise RuntimeError(images.reason)
         with torch.inference_mode(): outputs = backbone(images.to(self.device, memory_format=torch.channels_last))
-        return [check_points(o.flatten(1).float(), min_points=1) for o in outputs]
+        arrays = [check_points(o.flatten(1).float(), min_points=1) for o in outputs]
+        if any(len(a) != n_images for a in arrays): raise ValueError(f"network must return one row per image; found {len(arrays[0])} rows for {n_images} images")
+        return arrays
 
     def _fail(self, name:str, error:Exception) -> None:
         self.failures[name] = f"{type(error).__name__}: {error}"

@@ -45,7 +45,7 @@ class Ranking:
     def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
 
     def _repr_html_(self):
-        return "".join([f"<p>{self._title}</p>", self._formatted.to_html(), *(f"<p>{escape(note)}</p>" for note in self._notes)])
+        return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(note)}</p>" for note in self._notes)])
 
     @property
     def _title(self): return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
@@ -58,19 +58,22 @@ class Ranking:
         failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]
         without = {}
         for (model, score), reason in self.gaps.items(): without.setdefault(score, []).append((model, reason))
-        return failed + [f"empty: {score} of {', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
+        pieces = self.table["pr_pieces"].max() if self.by == "pr_target" and "pr_pieces" in self.table else 1
+        doubt = [f"pr_target: its long bars don't separate these classes (pr_pieces is at most {pieces:.3f}); they belong to single images"] if pieces < .5 else []
+        return doubt + failed + [f"empty: {score} of {', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: one row per model, one column per score, coloured by the rank within the column."
         table = self.table[[c for c in self.table if self.kinds[c] != "diagnostic"]]
-        ranks = table.rank(ascending=False)
+        ranks = table.rank(ascending=False, method="min")
+        shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1) # 0 is the best of its column, 1 the last
         ax = ax or plt.subplots(figsize=(1.6 + 1.05 * table.shape[1], 1.3 + .42 * len(table)))[1]
-        ax.imshow(ranks, cmap="viridis_r", aspect="auto", alpha=.75)
+        ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
         for (i, j), value in np.ndenumerate(table.map(_short)): ax.text(j, i, value, ha="center", va="center", fontsize=9)
         heads = [f"{name}\n({self.kinds[name]})" for name in table]
-        ax.set_xticks(range(len(heads)), heads, fontsize=8); ax.set_yticks(range(len(table)), table.index)
+        ax.set_xticks(range(len(heads)), heads, fontsize=8); ax.set_yticks(range(len(table)), table.index, parse_math=False)
         ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-        ax.set_xlabel("bright: best of its column, dark: last")
+        ax.set_xlabel("pale: best of its column, dark: last, white: unknown")
         ax.figure.tight_layout()
         return ax
 
@@ -95,7 +98,7 @@ def rank_embeddings(
     Raises `ValueError` for unknown scores, no embeddings, repeated models, or embeddings of different images. Where a score
     is not defined for a model its cell is empty and the reason stands in `gaps`; such models come last.
     """
-    embeddings, names = list(embeddings), list(default_scores() if scores is None else scores)
+    embeddings, names = list(embeddings), default_scores() if scores is None else list(scores)
     names += [n for n in default_scores() if SCORES[n].kind == "baseline" and n not in names] + ([by] if by not in names else [])
     for name in names:
         if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
@@ -107,7 +110,7 @@ def rank_embeddings(
     for e in embeddings:
         for name in table:
             try: table.loc[e.key.model, name] = compute_score(name, e)
-            except ValueError as error: gaps[e.key.model, name] = str(error)
+            except Exception as error: gaps[e.key.model, name] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps)
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
@@ -116,7 +119,7 @@ def rank(
     dataset:Dataset, # labelled images
     scores:Iterable[str]|None=None, # registered names; all of them by default; baselines are always added
     by:str="pr_target", # the column to sort by, best first
-    store:Store|None=None, # where embeddings are kept and looked up; `Store()` by default
+    store:Store|str|Path|None=None, # where embeddings are kept and looked up: a store or its folder; the default store if missing
     **extraction, # `device`, `batch_size`, `num_workers`, … of `extract`
 ) -> Ranking:
     """Rank a zoo of pretrained backbones for a dataset, before any fine-tuning.
@@ -124,6 +127,7 @@ def rank(
     A model that fails is listed under `failures` and the others are ranked; if all of them fail, `RuntimeError` says why.
     Raises what `extract` and `rank_embeddings` raise; unknown scores are refused before any image is opened.
     """
+    scores = None if scores is None else list(scores)
     for name in [by, *(scores or [])]:
         if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
     extracted = extract(zoo, dataset, store, **extraction)

@@ -39,12 +39,14 @@ def ratio_of_bars(
     Raises `ValueError` for k outside 2..n (the tight part needs at least one bar), and where the k - 1 longest bars are 0,
     that is, where all points coincide.
     """
-    bars = np.sort(np.asarray(bars, dtype=np.float64))[::-1]
+    bars = np.asarray(bars, dtype=np.float64)
     if bars.ndim != 1: raise ValueError(f"bars must have shape (n,); found shape {bars.shape}")
-    k = check_count(n_classes, "n_classes", 2, len(bars))
-    separation, tightness = bars[:k - 1].mean(), bars[k - 1:].mean()
-    if separation == 0: raise ValueError("points must not all coincide; found bars that are all 0")
-    return PersistenceRatio(float(tightness / separation), float(separation), float(tightness), len(bars), k)
+    if not (np.isfinite(bars) & (bars >= 0)).all(): raise ValueError(f"bars must be finite and not negative; found {bars[~(bars >= 0) | np.isinf(bars)][0]}")
+    k, longest = check_count(n_classes, "n_classes", 2, len(bars)), bars.max()
+    if longest == 0: raise ValueError("points must not all coincide; found bars that are all 0")
+    relative = np.sort(bars / longest)[::-1] # no sum can overflow
+    separation, tightness = relative[:k - 1].mean(), relative[k - 1:].mean()
+    return PersistenceRatio(float(tightness / separation), float(separation * longest), float(tightness * longest), len(bars), k)
 
 # %% ../nbs/03_ratio.ipynb #58d9e2f6
 def persistence_ratio(
@@ -63,7 +65,7 @@ def persistence_ratio(
 # %% ../nbs/03_ratio.ipynb #f098300f
 @dataclass(frozen=True)
 class Pieces:
-    "What is left of a cloud after cutting the k - 1 longest edges: `codes` `(n,)`, `sizes` `(k,)` decreasing, and how they agree with the labels."
+    "What is left of a cloud after cutting the k - 1 longest edges: `codes` `(n,)` number the pieces, `sizes` `(k,)` decrease, and how the pieces agree with the labels."
     codes: np.ndarray
     sizes: np.ndarray
     singletons: int

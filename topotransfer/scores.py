@@ -79,7 +79,7 @@ def pr_pieces(embeddings:Embeddings) -> float:
 # %% ../nbs/20_scores.ipynb #4c28f9c7
 @register_score(needs="labels logits", source="Nguyen et al. 2020, arXiv 2002.12462, equations 1 and 2")
 def leep(embeddings:Embeddings) -> float:
-    "Log Expected Empirical Prediction: at most 0, in nats."
+    "Log Expected Empirical Prediction: at most 0, in nats. Needs the model's own head; `compute_score` says so where there is none."
     probabilities, codes = _source_probabilities(embeddings), check_labels(embeddings.labels, len(embeddings.features))
     joint = np.zeros((codes.max() + 1, probabilities.shape[1]))
     np.add.at(joint, codes, probabilities)
@@ -93,7 +93,7 @@ def _source_probabilities(embeddings:Embeddings) -> np.ndarray:
     return softmax(embeddings.logits.astype(np.float64), axis=1)
 
 # %% ../nbs/20_scores.ipynb #af11ddf5
-@register_score(needs="labels logits", source="Tran, Nguyen, Hassner 2019, arXiv 1908.08142")
+@register_score(needs="labels logits", source="Tran, Nguyen, Hassner 2019, arXiv 1908.08142; Z = argmax as in tllib/ranking/nce.py")
 def nce(embeddings:Embeddings) -> float:
     "Negative conditional entropy of the target class given the most likely source class: at most 0, in nats."
     codes, decisions = check_labels(embeddings.labels, len(embeddings.features)), embeddings.logits.argmax(axis=1)
@@ -108,6 +108,7 @@ def logme(embeddings:Embeddings) -> float:
     "Logarithm of Maximum Evidence: mean over classes of the log evidence per image of a Bayesian linear model, in nats."
     x, codes = embeddings.features.astype(np.float64), check_labels(embeddings.labels, len(embeddings.features))
     targets = np.eye(codes.max() + 1)[codes]
+    x = x / 2. ** np.frexp(np.abs(x).max())[1] # the evidence has no unit: lambda takes any scale
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     kept = s > s[0] * max(x.shape) * np.finfo(np.float64).eps
     coordinates, total = u[:, kept].T @ targets, (targets ** 2).sum(axis=0)
@@ -126,10 +127,10 @@ def _max_evidence(
         shrunk = np.exp(log_ratio)[..., None]
         noise = np.maximum((explained * shrunk / (spectrum + shrunk)).sum(-1) + rest, total * np.finfo(np.float64).eps)
         return -n / 2 * np.log(2 * np.pi * noise / n) - n / 2 - np.log1p(spectrum / shrunk).sum(-1) / 2
-    centre = np.log(spectrum.max(initial=1.)) if not len(spectrum) else np.log(spectrum[0])
-    grid = np.linspace(centre - 35, centre + 35, 141)
+    ends = np.log([spectrum.min(initial=1.), spectrum.max(initial=1e-300)]) + [-40, 40]
+    grid, step = np.linspace(*ends, int(2 * np.ptp(ends)) + 2, retstep=True)
     best = grid[evidence(grid).argmax()]
-    found = minimize_scalar(lambda v: -evidence(np.float64(v)), bounds=(best - .5, best + .5), method="bounded", options=dict(xatol=1e-9))
+    found = minimize_scalar(lambda v: -evidence(np.float64(v)), bounds=(best - step, best + step), method="bounded", options=dict(xatol=1e-9))
     return max(-found.fun, float(evidence(np.float64(best))))
 
 # %% ../nbs/20_scores.ipynb #050d3b81
@@ -170,6 +171,8 @@ def linear_probe(embeddings:Embeddings) -> float:
     codes = check_labels(embeddings.labels, len(embeddings.features))
     folds = min(5, np.bincount(codes).min())
     if folds < 2: raise ValueError("linear_probe needs at least 2 images of each class; found a class of 1")
+    features = embeddings.features.astype(np.float64)
+    features = features / (np.abs(features).max() or 1.) # else tiny features look constant to the scaler
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     splits = StratifiedKFold(folds, shuffle=True, random_state=0)
-    return 100 * float(cross_val_score(probe, embeddings.features.astype(np.float64), codes, cv=splits).mean())
+    return 100 * float(cross_val_score(probe, features, codes, cv=splits).mean())

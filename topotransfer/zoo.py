@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from .datasets import package_folder
@@ -50,12 +52,12 @@ class Backbone(nn.Module):
         self._flow = None
         linear[-1].register_forward_hook(self._record)
 
-    def _record(self, layer, inputs, output): self._flow = inputs[0], output
+    def _record(self, layer, inputs, output): self._flow = inputs[0], output.clone() # the network may go on to change its output in place
 
     def forward(self, images:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: # `(n, d)` and `(n, C)`
         self._flow = None
         output = self.network(images)
-        if self._flow is None or not (output is self._flow[1] or torch.is_tensor(output) and torch.equal(output, self._flow[1])):
+        if self._flow is None or not (torch.is_tensor(output) and _same(output, self._flow[1])):
             raise ValueError(f"{self.name} must end in a linear layer; its last one doesn't make the output")
         (features, logits), self._flow = self._flow, None
         return features, logits
@@ -68,8 +70,14 @@ class Backbone(nn.Module):
 
     @property
     def transform_words(self) -> str:
-        "The transform in words, as it stands in the key of embeddings."
-        return re.sub(r" at 0x[0-9a-f]+|\s+", " ", repr(self.transform)).strip()
+        "The transform in words and a hash of what it makes of a fixed noise image: how embeddings tell transforms apart."
+        words = re.sub(r" at 0x[0-9a-f]+|\s+", " ", repr(self.transform)).strip()
+        noise = np.random.default_rng(0).integers(0, 256, (83, 97, 3), dtype=np.uint8)
+        return f"{words} [{digest(self.transform(Image.fromarray(noise)).contiguous().numpy())[:12]}]"
+
+def _same(a:torch.Tensor, b:torch.Tensor) -> bool:
+    "Whether two tensors are equal, NaN at the same place counting as equal."
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 # %% ../nbs/12_zoo.ipynb #e9a651d4
 def torchvision_model(
@@ -81,7 +89,7 @@ def torchvision_model(
     if weights not in enum.__members__: raise ValueError(f"weights of {name} must be one of {list(enum.__members__)}; found {weights!r}")
     entry = enum[weights]
     top1 = entry.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
-    return ModelSpec(name, lambda: torchvision.models.get_model(name, weights=entry), lambda network: entry.transforms(), top1)
+    return ModelSpec(f"{name}.{entry.name}", lambda: torchvision.models.get_model(name, weights=entry), lambda network: entry.transforms(), top1)
 
 def timm_model(
     name:str, # as in `timm.list_models(pretrained=True)`, e.g. "resnet50.a1_in1k"; downloaded by timm on `load`
@@ -141,7 +149,7 @@ def model(
 ) -> ModelSpec:
     "The `ModelSpec` of a model named in one word; `ValueError` for a name that none of the three sources knows."
     source, _, rest = name.partition(":")
-    if source == "torchvision" and rest: return torchvision_model(*rest.split(":"))
+    if source == "torchvision" and rest and rest.count(":") < 2: return torchvision_model(*rest.split(":"))
     if source == "timm" and rest: return timm_model(rest)
     bundled = {spec.name: spec for spec in bundled_zoo()}
     if name not in bundled: raise ValueError(f"model must be torchvision:NAME, timm:NAME or one of {list(bundled)}; found {name!r}")

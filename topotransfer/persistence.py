@@ -246,14 +246,19 @@ def _diagonal(s:_Sweep, start:int, stop:int, a:_Block|None=None) -> None:
 def _cross(s:_Sweep, rows:np.ndarray, cols:np.ndarray, a:_Block|None=None, b:_Block|None=None) -> None:
     "The tile of two ranges of leaves, rows before cols."
     if a is None: a, b = _pair(s, rows, cols, torch.float32)
-    low, between = _lower_bounds(a, b), s.maxima(rows[-1], cols[0])
-    of_row = s._up(np.maximum(s.maxima(rows, rows[-1]), between) / a.scale ** 2, low.dtype)
-    of_col = s._up(np.maximum(s.maxima(cols[0], cols), between) / a.scale ** 2, low.dtype)
+    low = _lower_bounds(a, b)
+    of_row, of_col = _thresholds(s, rows, cols, a.scale)
     i, j = (low <= torch.maximum(of_row.max(), of_col.max())).nonzero(as_tuple=True) # one threshold for the tile first
     passed = low[i, j] <= torch.maximum(of_row[i], of_col[j])
     i, j = i[passed], j[passed]
     if len(i) <= s.limit * (len(rows) + len(cols)): return _emit(s, rows, cols, i, j, low, a, b)
     _resolve(s, rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()])
+
+def _thresholds(s:_Sweep, rows, cols, scale:float) -> tuple[torch.Tensor, torch.Tensor]:
+    "Path maxima of a tile, in two parts: that of (u, v) is the larger one of the row's and the column's number."
+    between = s.maxima(rows[-1], cols[0])
+    sides = s.maxima(rows, rows[-1]), s.maxima(cols[0], cols)
+    return tuple(s._up(np.maximum(side, between) / scale ** 2, torch.float32) for side in sides)
 
 def _pair(s:_Sweep, rows, cols, dtype) -> tuple[_Block, _Block]:
     "Blocks of two sets of leaves about their common centre."
@@ -290,28 +295,68 @@ def _squared_cores(s:_Sweep, m:int) -> np.ndarray: # `(n,)` in units of `unit` s
         out[start:start + step] = exact[order][np.searchsorted(i[order], np.arange(len(low))) + m]
     return out
 
+# %% ../nbs/02_persistence.ipynb #27629c22
+class _Shadows(NamedTuple):
+    "Projections of all tiles, and the areas of the tiles that were asked about and of what was left of them."
+    parts: list[_Block]
+    areas: list[int]
+
+    def restrict(self, s:_Sweep, i:int, j:int, rows, cols) -> tuple[np.ndarray, np.ndarray]:
+        "The rows and columns of a tile that can't be excluded; all of them once it has turned out that too little can."
+        asked, left = self.areas
+        if asked > 8 * s.tile ** 2 and left > asked // 2: return rows, cols
+        a, b = self.parts[i], self.parts[j]
+        of_row, of_col = _thresholds(s, rows, cols, a.scale)
+        passed = _lower_bounds(a, b) <= torch.maximum(of_row[:, None], of_col)
+        fewer = rows[passed.any(1).cpu().numpy()], cols[passed.any(0).cpu().numpy()]
+        self.areas[:] = asked + len(rows) * len(cols), left + len(fewer[0]) * len(fewer[1])
+        return fewer
+
+def _shadows(s:_Sweep, blocks:list[_Block]) -> _Shadows|None:
+    "Leading directions of a sample (one step of a randomised range finder, Halko, Martinsson and Tropp 2011), and the projections."
+    p = min(128, s.dim // 4)
+    if p < 16 or len(blocks) < 4: return None
+    sample = torch.cat([b.values[::max(1, s.n // 2048)] for b in blocks])
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((s.dim, p))).to(sample)
+    basis = torch.linalg.qr((sample.T @ (sample @ noise)).double()).Q
+    if ((sample @ basis.float()) ** 2).sum() < .75 * (sample ** 2).sum(): return None
+    parts = []
+    for b in blocks:
+        exact = b.values.double()
+        projected = exact @ basis
+        rest = ((exact ** 2).sum(1) - (projected ** 2).sum(1)).clamp_(min=0).sqrt_()
+        values = torch.cat([projected, rest[:, None]], dim=1).float()
+        parts.append(_Block(values, torch.linalg.vector_norm(values, dim=1).square_(), None, b.scale))
+    return _Shadows(parts, [0, 0])
+
 # %% ../nbs/02_persistence.ipynb #a09d3265
 class SpanningTree(NamedTuple):
     "A minimum spanning tree: `edges` `(n - 1, 2)` index the points, `lengths` `(n - 1,)` are float64 and decreasing."
     edges: np.ndarray
     lengths: np.ndarray
 
+def _shaded(s:_Sweep, rows, cols, blocks, lit) -> None:
+    "A tile off the diagonal; only what is lit, where that is less than half of it."
+    if lit is None or 2 * len(lit[0]) * len(lit[1]) > len(rows) * len(cols): _cross(s, rows, cols, *blocks)
+    elif len(lit[0]): _cross(s, *lit)
+
 def _sweep_tiles(s:_Sweep, progress:bool) -> None:
     "All tiles of the upper triangle, those near the diagonal first."
     k = -(-s.n // s.tile)
     cuts = np.linspace(0, s.n, k + 1).astype(int)
     spans = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
-    ready = None
+    ready, shadows = None, None
     if 4 * s.n * s.dim <= s.memory // 2:
         centre = (s.points[s.leaves[::max(1, s.n // 4096)]].to(s.device) / s.unit).mean(0)
-        parts = [s.block(s.leaves[span], centre=centre, scale=4.) for span in spans] # coordinates are below 1, their distances from a mean below 2
-        ready = parts.__getitem__
+        ready = [s.block(s.leaves[span], centre=centre, scale=4.) for span in spans] # coordinates are below 1, their distances from a mean below 2
+        shadows = _shadows(s, ready)
     with tqdm(total=k * (k + 1) // 2, desc="minimum spanning tree", unit="tile", disable=not progress) as bar:
         for gap in range(k):
             for i in range(k - gap):
-                blocks = (ready(i), ready(i + gap)) if ready else ()
-                if gap: _cross(s, np.arange(cuts[i], cuts[i + 1]), np.arange(cuts[i + gap], cuts[i + gap + 1]), *blocks)
-                else: _diagonal(s, cuts[i], cuts[i + 1], *blocks[:1])
+                blocks = (ready[i], ready[i + gap]) if ready else ()
+                rows, cols = np.arange(cuts[i], cuts[i + 1]), np.arange(cuts[i + gap], cuts[i + gap + 1])
+                if not gap: _diagonal(s, cuts[i], cuts[i + 1], *blocks[:1])
+                else: _shaded(s, rows, cols, blocks, shadows and shadows.restrict(s, i, i + gap, rows, cols))
                 if s.pending > 4 * s.n: _tighten(s)
                 bar.update()
             if gap == 0 and k > 1: _tighten(s)

@@ -21,7 +21,11 @@ setup(
     package_data={cfg["lib_path"]: ["data/*.csv"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={
+        "dev": cfg["dev_requirements"].split() + cfg["cluster_requirements"].split(),
+        "cluster": cfg["cluster_requirements"].split(),
+        "benchmark": cfg["benchmark_requirements"].split(),
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

@@ -134,7 +134,7 @@ def sync_checks():
 
 
 def wheel_check():
-    "Build the wheel, install it with what it asks for into an empty environment, import every module: error or ''."
+    "Build the wheel, install it with what it and its `cluster` extra ask for into an empty environment, import every module: error or ''."
     env, stamp = ROOT / ".venv-wheel", ROOT / ".venv-wheel" / "requirements"
     python, wanted = env / "bin" / "python", (ROOT / "settings.ini").read_text()
     modules = sorted(p.stem for p in (ROOT / "topotransfer").glob("*.py") if p.stem != "__init__")
@@ -146,7 +146,7 @@ def wheel_check():
             if not stamp.exists() or stamp.read_text() != wanted:
                 shutil.rmtree(env, ignore_errors=True)
                 call(sys.executable, "-m", "venv", str(env))
-                call(str(python), "-m", "pip", "install", "--quiet", str(wheel))
+                call(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[cluster]")
                 stamp.write_text(wanted)
             call(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel))
             call(str(python), "-m", "pip", "check")

@@ -387,6 +387,10 @@ def _solve(s:_Sweep, progress:bool=False) -> SpanningTree:
     "First tree, sweep, exact lengths of what is left."
     _first_tree(s)
     _sweep_tiles(s, progress)
+    return _finish(s)
+
+def _finish(s:_Sweep) -> SpanningTree:
+    "The tree of all candidates that are left, by their exact lengths."
     _tighten(s)
     edges = np.concatenate([s.edges, *(edges for edges, *_ in s.found)])
     edges, squares = _tree_of_edges(s.n, edges, s.lengths(edges))

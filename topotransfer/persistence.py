@@ -67,6 +67,14 @@ def _leaf_order(
     for t in range(n): leaves[t], a = a, follower[a]
     return leaves, np.array(height)[leaves[:-1]]
 
+def _cuts(heights:np.ndarray, places) -> np.ndarray:
+    "Places at which to cut leaves into ranges, each inner one moved by up to a quarter of its range to the largest height there: a class stays whole."
+    cuts = np.array(places)
+    for t in range(1, len(cuts) - 1):
+        first = places[t] - (places[t] - places[t - 1]) // 4
+        cuts[t] = first + heights[first - 1:places[t] + (places[t + 1] - places[t]) // 4].argmax()
+    return cuts
+
 class _RangeMax:
     "The largest of h[a], ..., h[b - 1] for many pairs (a, b) at once, in either order; 0 where a = b (a sparse table)."
     def __init__(self, h:np.ndarray):
@@ -196,8 +204,8 @@ def _first_tree(s:_Sweep) -> None:
     else:
         edges = _star(s)
         edges, weights = _tree_of_edges(s.n, edges, s.lengths(edges))
-        leaves, _ = _leaf_order(s.n, edges, weights)
-        runs = np.split(leaves, range(s.run, s.n, s.run))
+        leaves, heights = _leaf_order(s.n, edges, weights)
+        runs = np.split(leaves, _cuts(heights, np.append(np.arange(0, s.n, s.run), s.n))[1:-1])
         edges = np.concatenate([edges, *(_run_tree(s, r) for r in runs if len(r) > 1)])
     s.edges, s.weights = _tree_of_edges(s.n, edges, s.lengths(edges) * (1 + 1e-12))
     s.leaves, heights = _leaf_order(s.n, s.edges, s.weights)
@@ -228,31 +236,42 @@ def _tighten(s:_Sweep) -> None:
     s.maxima = _RangeMax(maxima(place[s.leaves[:-1]], place[s.leaves[1:]]))
 
 def _diagonal(s:_Sweep, start:int, stop:int, a:_Block|None=None) -> None:
-    "The tile of leaves start..stop with themselves; split at its largest height where too many pairs pass."
-    rows, m = np.arange(start, stop), stop - start
+    "The tile of leaves start..stop with themselves; tight classes in it once more, each about its own centre."
+    rows, m, own = np.arange(start, stop), stop - start, a is None
     if m < 2: return
-    a = s.block(s.leaves[rows]) if a is None else a
-    low = _lower_bounds(a, a)
+    a = s.block(s.leaves[rows]) if own else a
+    low, heights = _lower_bounds(a, a), s.maxima.levels[0][start:stop - 1] / a.scale ** 2
     threshold = torch.zeros_like(low)
-    threshold[:, 1:] = s._up(s.maxima.levels[0][start:stop - 1] / a.scale ** 2, low.dtype)
+    threshold[:, 1:] = s._up(heights, low.dtype)
     passed = (low <= threshold.triu_(1).cummax(1).values).triu_(1)
     if m <= 32 or int(torch.count_nonzero(passed)) <= s.limit * m: return _emit(s, rows, rows, *passed.nonzero(as_tuple=True), low, a, a)
-    inner = s.maxima.levels[0][start + m // 4:start + 3 * m // 4]
-    middle = start + m // 4 + 1 + int(inner.argmax())
+    classes = np.append(0, np.cumsum(heights > 4 * float(_margin(a, a, a.norms.argmax(), a.norms.argmax()))))
+    if not own and classes[-1] == 0: return _diagonal(s, start, stop)
+    of_row = torch.from_numpy(classes).to(passed.device)
+    apart = passed & (of_row[:, None] != of_row)
+    if classes[-1] == 0 or int(torch.count_nonzero(apart)) > s.limit * m: return _halve(s, start, stop)
+    _emit(s, rows, rows, *apart.nonzero(as_tuple=True), low, a, a)
+    ends = np.searchsorted(classes, range(classes[-1] + 2))
+    for first, last in zip(ends, ends[1:]): _diagonal(s, start + first, start + last)
+
+def _halve(s:_Sweep, start:int, stop:int) -> None:
+    "The same tile in two parts, cut at the largest height of its middle."
+    middle = start + len(_parts(s, np.arange(start, stop))[0])
     _diagonal(s, start, middle)
     _diagonal(s, middle, stop)
     _cross(s, np.arange(start, middle), np.arange(middle, stop))
 
 def _cross(s:_Sweep, rows:np.ndarray, cols:np.ndarray, a:_Block|None=None, b:_Block|None=None) -> None:
-    "The tile of two ranges of leaves, rows before cols."
-    if a is None: a, b = _pair(s, rows, cols, torch.float32)
+    "The tile of two ranges of leaves, rows before cols; what is left of it closer up where too many pairs pass."
+    own = a is None
+    if own: a, b = _pair(s, rows, cols, torch.float32)
     low = _lower_bounds(a, b)
     of_row, of_col = _thresholds(s, rows, cols, a.scale)
     i, j = (low <= torch.maximum(of_row.max(), of_col.max())).nonzero(as_tuple=True) # one threshold for the tile first
     passed = low[i, j] <= torch.maximum(of_row[i], of_col[j])
     i, j = i[passed], j[passed]
     if len(i) <= s.limit * (len(rows) + len(cols)): return _emit(s, rows, cols, i, j, low, a, b)
-    _resolve(s, rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()])
+    (_resolve if own else _cross)(s, rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()])
 
 def _thresholds(s:_Sweep, rows, cols, scale:float) -> tuple[torch.Tensor, torch.Tensor]:
     "Path maxima of a tile, in two parts: that of (u, v) is the larger one of the row's and the column's number."
@@ -275,8 +294,13 @@ def _resolve(s:_Sweep, rows:np.ndarray, cols:np.ndarray) -> None:
     i, j = (low <= torch.maximum(of_row[:, None], of_col)).nonzero(as_tuple=True)
     if max(low.shape) <= 32 or len(i) <= s.limit * sum(low.shape): return _emit(s, rows, cols, i, j, low, a, b)
     rows, cols = rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()]
-    for r in np.array_split(rows, 1 + (len(rows) > 32)):
-        for c in np.array_split(cols, 1 + (len(cols) > 32)): _resolve(s, r, c)
+    for r in _parts(s, rows):
+        for c in _parts(s, cols): _resolve(s, r, c)
+
+def _parts(s:_Sweep, leaves:np.ndarray) -> list[np.ndarray]:
+    "Leaves in two parts, cut at the largest height of their middle; few leaves as they are."
+    if len(leaves) <= 32: return [leaves]
+    return np.split(leaves, _cuts(s.maxima(leaves[:-1], leaves[1:]), [0, len(leaves) // 2, len(leaves)])[1:2])
 
 # %% ../nbs/02_persistence.ipynb #ec15a0fd
 def _squared_cores(s:_Sweep, m:int) -> np.ndarray: # `(n,)` in units of `unit` squared
@@ -307,8 +331,9 @@ class _Shadows(NamedTuple):
         if asked > 8 * s.tile ** 2 and left > asked // 2: return rows, cols
         a, b = self.parts[i], self.parts[j]
         of_row, of_col = _thresholds(s, rows, cols, a.scale)
-        passed = _lower_bounds(a, b) <= torch.maximum(of_row[:, None], of_col)
-        fewer = rows[passed.any(1).cpu().numpy()], cols[passed.any(0).cpu().numpy()]
+        low = _lower_bounds(a, b)
+        lit_rows, lit_cols = low.amin(1) <= torch.maximum(of_row, of_col.max()), low.amin(0) <= torch.maximum(of_col, of_row.max())
+        fewer = rows[lit_rows.cpu().numpy()], cols[lit_cols.cpu().numpy()]
         self.areas[:] = asked + len(rows) * len(cols), left + len(fewer[0]) * len(fewer[1])
         return fewer
 
@@ -338,12 +363,12 @@ class SpanningTree(NamedTuple):
 def _shaded(s:_Sweep, rows, cols, blocks, lit) -> None:
     "A tile off the diagonal; only what is lit, where that is less than half of it."
     if lit is None or 2 * len(lit[0]) * len(lit[1]) > len(rows) * len(cols): _cross(s, rows, cols, *blocks)
-    elif len(lit[0]): _cross(s, *lit)
+    elif min(map(len, lit)): _cross(s, *lit)
 
 def _sweep_tiles(s:_Sweep, progress:bool) -> None:
     "All tiles of the upper triangle, those near the diagonal first."
     k = -(-s.n // s.tile)
-    cuts = np.linspace(0, s.n, k + 1).astype(int)
+    cuts = _cuts(s.maxima.levels[0], np.linspace(0, s.n, k + 1).astype(int))
     spans = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
     ready, shadows = None, None
     if 4 * s.n * s.dim <= s.memory // 2:

@@ -240,19 +240,33 @@ def _diagonal(s:_Sweep, start:int, stop:int, a:_Block|None=None) -> None:
     rows, m, own = np.arange(start, stop), stop - start, a is None
     if m < 2: return
     a = s.block(s.leaves[rows]) if own else a
-    low, heights = _lower_bounds(a, a), s.maxima.levels[0][start:stop - 1] / a.scale ** 2
+    low = _lower_bounds(a, a)
     threshold = torch.zeros_like(low)
-    threshold[:, 1:] = s._up(heights, low.dtype)
+    threshold[:, 1:] = s._up(s.maxima.levels[0][start:stop - 1] / a.scale ** 2, low.dtype)
     passed = (low <= threshold.triu_(1).cummax(1).values).triu_(1)
     if m <= 32 or int(torch.count_nonzero(passed)) <= s.limit * m: return _emit(s, rows, rows, *passed.nonzero(as_tuple=True), low, a, a)
-    classes = np.append(0, np.cumsum(heights > 4 * float(_margin(a, a, a.norms.argmax(), a.norms.argmax()))))
-    if not own and classes[-1] == 0: return _diagonal(s, start, stop)
-    of_row = torch.from_numpy(classes).to(passed.device)
-    apart = passed & (of_row[:, None] != of_row)
-    if classes[-1] == 0 or int(torch.count_nonzero(apart)) > s.limit * m: return _halve(s, start, stop)
-    _emit(s, rows, rows, *apart.nonzero(as_tuple=True), low, a, a)
+    classes = _classes(s, rows, a)
+    if classes[-1] == 0: return _halve(s, start, stop) if own else _diagonal(s, start, stop)
+    of_leaf = torch.from_numpy(classes).to(passed.device)
+    i, j = (passed & (of_leaf[:, None] != of_leaf)).nonzero(as_tuple=True)
+    if len(i) <= s.limit * m: _emit(s, rows, rows, i, j, low, a, a)
+    elif not _face_to_face(s, rows, rows, classes[i.cpu().numpy()], classes[j.cpu().numpy()], classes, classes): return _halve(s, start, stop)
     ends = np.searchsorted(classes, range(classes[-1] + 2))
     for first, last in zip(ends, ends[1:]): _diagonal(s, start + first, start + last)
+
+def _classes(s:_Sweep, leaves:np.ndarray, block:_Block) -> np.ndarray:
+    "Numbers of the tight classes that leaves belong to: within one, heights drown in the rounding of the block."
+    furthest = block.norms.argmax()
+    heights = s.maxima(leaves[:-1], leaves[1:]) / block.scale ** 2
+    return np.append(0, np.cumsum(heights > 4 * float(_margin(block, block, furthest, furthest))))
+
+def _face_to_face(s:_Sweep, rows, cols, passed_i, passed_j, of_row, of_col) -> bool:
+    "Each pair of classes that has pairs of points in question closer up, by itself; False where that would be too many."
+    width = of_col[-1] + 1
+    pairs = np.unique(passed_i * width + passed_j)
+    if 16 * len(pairs) > len(passed_i): return False
+    for p, q in zip(*divmod(pairs, width)): _resolve(s, rows[of_row == p], cols[of_col == q])
+    return True
 
 def _halve(s:_Sweep, start:int, stop:int) -> None:
     "The same tile in two parts, cut at the largest height of its middle."
@@ -271,7 +285,9 @@ def _cross(s:_Sweep, rows:np.ndarray, cols:np.ndarray, a:_Block|None=None, b:_Bl
     passed = low[i, j] <= torch.maximum(of_row[i], of_col[j])
     i, j = i[passed], j[passed]
     if len(i) <= s.limit * (len(rows) + len(cols)): return _emit(s, rows, cols, i, j, low, a, b)
-    (_resolve if own else _cross)(s, rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()])
+    i, j, of_row, of_col = i.cpu().numpy(), j.cpu().numpy(), _classes(s, rows, a), _classes(s, cols, b)
+    if _face_to_face(s, rows, cols, of_row[i], of_col[j], of_row, of_col): return
+    (_resolve if own else _cross)(s, rows[np.unique(i)], cols[np.unique(j)])
 
 def _thresholds(s:_Sweep, rows, cols, scale:float) -> tuple[torch.Tensor, torch.Tensor]:
     "Path maxima of a tile, in two parts: that of (u, v) is the larger one of the row's and the column's number."

@@ -274,7 +274,7 @@ class Evaluation:
         return partly + short + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
 
     @property
-    def _formatted(self): return self.table.round(3).astype(object).where(self.table.notna(), "–")
+    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].astype(float).round(4)).astype(object).where(self.table.notna(), "–")
 
     def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
     def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])

@@ -86,7 +86,7 @@ def orders_with_taus(
     truths:pd.DataFrame, # models by datasets: accuracies
     taus:pd.Series, # a published tau-b for each dataset
     digits:int=3, # to which the taus were rounded
-) -> list[tuple]:
+) -> list[tuple]: # sorted
     """Every list without ties, best model first, whose tau-b rounds to the given value on all datasets: tried are all of them.
 
     Raises `ValueError` where a dataset has no tau, and like `best_order`.
@@ -96,7 +96,7 @@ def orders_with_taus(
     for block in every_order(truths):
         fits = (np.abs(block.taus - wanted[:, None, None]) <= .5 * 10. ** -digits + 1e-9).all(axis=0)
         found += [tuple(truths.index[[*block.upper[u], *block.lower[l]]]) for u, l in np.argwhere(fits)]
-    return found
+    return sorted(found)
 
 # %% ../nbs/22a_across.ipynb #5ddac263
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,11 @@ class AcrossEvaluation:
         partly = [f"judged on fewer datasets than the others, so not comparable with them: {', '.join(fewer)}"] if len(fewer) else []
         return [spread, *best, *partly, *(f"not judged: {score} on {dataset}: {reason}" for (score, dataset), reason in self.skipped.items())]
 
-    def __repr__(self): return "\n".join([self._title, self.table.round(3).to_string(), *self._notes])
-    def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self.table.round(3).to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])
+    @property
+    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].round(4)).astype(object).where(self.table.notna(), "–")
+
+    def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
+    def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])
 
     def plot(self, ax=None) -> plt.Axes:
         "Mean tau-b as a dot on its interval, baselines hollow, the datasets as ticks; the grey band holds 95 % of random lists, the red line is the ceiling."

@@ -19,7 +19,7 @@ from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
 from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
-from .scores import SCORES, compute_scores
+from .scores import SCORES, compute_scores, marked
 from .zoo import ModelSpec
 
 # %% ../nbs/21_ranking.ipynb #09fd2c0a
@@ -56,10 +56,7 @@ class Ranking:
     def _title(self): return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
 
     @property
-    def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=self._heading)
-
-    def _heading(self, name): return f"{name}*" if name in self.relative else name
-
+    def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
     @property
     def _notes(self):
         failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]
@@ -78,7 +75,7 @@ class Ranking:
         ax = ax or plt.subplots(figsize=(1.6 + 1.05 * table.shape[1], 1.3 + .42 * len(table)))[1]
         ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
         for (i, j), value in np.ndenumerate(table.map(_short)): ax.text(j, i, value, ha="center", va="center", fontsize=9)
-        heads = [f"{self._heading(name)}\n({self.kinds[name]})" for name in table]
+        heads = [f"{marked(name)}\n({self.kinds[name]})" for name in table]
         ax.set_xticks(range(len(heads)), heads, fontsize=8); ax.set_yticks(range(len(table)), table.index, parse_math=False)
         ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
         ax.set_xlabel("pale: best of its column, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))

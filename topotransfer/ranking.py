@@ -18,7 +18,8 @@ import pandas as pd
 from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
-from .scores import SCORES, compute_score
+from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
+from .scores import SCORES, compute_scores, marked
 from .zoo import ModelSpec
 
 # %% ../nbs/21_ranking.ipynb #09fd2c0a
@@ -27,7 +28,8 @@ class Ranking:
     """Models by scores, best first.
 
     `table` is a DataFrame with one row per model and one column per score, sorted by the column `by`; `kinds` tells scores,
-    baselines, truths and diagnostics apart; `failures` says why a model is missing, `gaps` why a cell is empty.
+    baselines, truths and diagnostics apart, `relative` names the columns that are relative to this zoo (they carry a star where
+    the table is shown); `failures` says why a model is missing, `gaps` why a cell is empty.
     """
     table: pd.DataFrame
     by: str
@@ -37,6 +39,9 @@ class Ranking:
 
     @property
     def kinds(self) -> dict[str, str]: return {name: SCORES[name].kind if name in SCORES else "score" for name in self.table}
+
+    @property
+    def relative(self) -> list[str]: return [name for name in self.table if name in SCORES and SCORES[name].zoo_relative]
 
     def to_csv(self, path:str|Path) -> None:
         "Write the table with full precision."
@@ -51,8 +56,7 @@ class Ranking:
     def _title(self): return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
 
     @property
-    def _formatted(self): return self.table.apply(lambda column: column.map(_short))
-
+    def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
     @property
     def _notes(self):
         failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]
@@ -60,7 +64,8 @@ class Ranking:
         for (model, score), reason in self.gaps.items(): without.setdefault(score, []).append((model, reason))
         pieces = self.table["pr_pieces"].max() if self.by == "pr_target" and "pr_pieces" in self.table else 1
         doubt = [f"pr_target: its long bars don't separate these classes (pr_pieces is at most {pieces:.3f}); they belong to single images"] if pieces < .5 else []
-        return doubt + failed + [f"empty: {score} of {', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
+        star = [f"* relative to this zoo: another model changes the values of {', '.join(self.relative)}, even their order"] if self.relative else []
+        return ["only the order within a column counts"] + star + doubt + failed + [f"empty: {score} of {', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: one row per model, one column per score, coloured by the rank within the column."
@@ -70,10 +75,10 @@ class Ranking:
         ax = ax or plt.subplots(figsize=(1.6 + 1.05 * table.shape[1], 1.3 + .42 * len(table)))[1]
         ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
         for (i, j), value in np.ndenumerate(table.map(_short)): ax.text(j, i, value, ha="center", va="center", fontsize=9)
-        heads = [f"{name}\n({self.kinds[name]})" for name in table]
+        heads = [f"{marked(name)}\n({self.kinds[name]})" for name in table]
         ax.set_xticks(range(len(heads)), heads, fontsize=8); ax.set_yticks(range(len(table)), table.index, parse_math=False)
         ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-        ax.set_xlabel("pale: best of its column, dark: last, white: unknown")
+        ax.set_xlabel("pale: best of its column, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))
         ax.figure.tight_layout()
         return ax
 
@@ -107,10 +112,10 @@ def rank_embeddings(
     images = {(e.key.dataset, e.key.split, e.key.data) for e in embeddings}
     if len(images) > 1: raise ValueError(f"embeddings must be of the same images; found {sorted(f'{d}/{s} {h[:8]}' for d, s, h in images)}")
     table, gaps = pd.DataFrame(index=pd.Index(models, name="model"), columns=list(dict.fromkeys(names)), dtype=float), {}
-    for e in embeddings:
-        for name in table:
-            try: table.loc[e.key.model, name] = compute_score(name, e)
-            except Exception as error: gaps[e.key.model, name] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    for name in table:
+        for model, found in zip(models, compute_scores(name, embeddings)):
+            if not isinstance(found, Exception): table.loc[model, name] = found
+            else: gaps[model, name] = str(found) if isinstance(found, ValueError) else f"{type(found).__name__}: {found}"
     return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps)
 
 # %% ../nbs/21_ranking.ipynb #66eed74e

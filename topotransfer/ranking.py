@@ -57,6 +57,7 @@ class Ranking:
 
     @property
     def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
+
     @property
     def _notes(self):
         failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]

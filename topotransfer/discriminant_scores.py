@@ -50,7 +50,9 @@ def centred(
     m:ClassMoments, # their moments
 ) -> np.ndarray: # `(n, d)`
     "A copy of the features, centred, in units of the moments."
-    return embeddings.features / np.float64(m.unit) - m.centre
+    points = embeddings.features / np.float64(m.unit)
+    points -= m.centre
+    return points
 
 # %% ../nbs/20c_discriminant_scores.ipynb #f187c64a
 @register_score(source="Shao et al. 2022, arXiv 2207.03036, section 4; ConfMix as in TencentARC/SFDA", cost="n d min(n, d), twice")
@@ -62,7 +64,7 @@ def sfda(embeddings:Embeddings) -> float:
     confidence = softmax(Discriminant(m, shrinkage).probabilities(points), axis=1)[rows, m.codes][:, None]
     others = (m.means.sum(axis=0) - m.means) / (len(m.counts) - 1)
     points *= confidence
-    points += (1 - confidence) * others[m.codes]
+    for block in np.array_split(rows, m.n // 4096 + 1): points[block] += (1 - confidence[block]) * others[m.codes[block]]
     mixed = moments_of(points, m.codes)
     points /= mixed.unit
     points -= mixed.centre
@@ -113,6 +115,7 @@ def etran_terms(
     "The two terms of ETran before they are rescaled (Gholami et al. 2023, equations 4 and 8)."
     m = class_moments(embeddings)
     m.total # raises where all points coincide
-    energy = np.sort(logsumexp(embeddings.features.astype(np.float64), axis=1))
+    blocks = np.array_split(embeddings.features, m.n // 4096 + 1)
+    energy = np.sort(np.concatenate([logsumexp(block.astype(np.float64), axis=1) for block in blocks]))
     p = Discriminant(m, adaptive_shrinkage(m)).probabilities(centred(embeddings, m))
     return float(energy[:max(1, int(share * m.n))].mean()), float(p[np.arange(m.n), m.codes].mean())

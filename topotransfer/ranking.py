@@ -57,6 +57,7 @@ class Ranking:
 
     @property
     def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
+
     @property
     def _notes(self):
         failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]
@@ -85,7 +86,7 @@ class Ranking:
 def _short(value:float) -> str:
     "Four digits, at most four of them decimals; counts in full; an empty cell for NaN."
     if np.isnan(value): return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4):.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4) + 0.:.4g}"
 
 # %% ../nbs/21_ranking.ipynb #fb6ae444
 def default_scores() -> list[str]:

@@ -9,6 +9,7 @@ __all__ = ['poster_zoo', 'poster_rankings', 'Reproduction', 'judge_poster_rankin
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -71,15 +72,16 @@ def judge_poster_ranking(
     whole:bool=True, # whether these are all images of all classes; else there is no verdict
     failures:dict[str, str]|None=None, # models that have no PR, with the reason
 ) -> Reproduction:
-    "Hold the order of the models by PR, smallest first, against the poster's. `ValueError` for models outside the zoo or fewer than two."
+    "Hold the order of the models by PR, smallest first, against the poster's. `ValueError` for models outside the zoo and for none."
     rankings = poster_rankings()
     if unknown := set(ratios) - set(rankings[0]): raise ValueError(f"models must be of the poster's zoo, {sorted(rankings[0])}; found {sorted(unknown)}")
-    if len(ratios) < 2: raise ValueError(f"at least 2 models must have a PR; found {len(ratios)}: {failures or ''}")
+    if not ratios: raise ValueError(f"at least one model must have a PR; found none: {failures or {}}")
     table = pd.DataFrame([vars(r) for r in ratios.values()], index=pd.Index(ratios, name="model")).sort_values("ratio", kind="stable")
     order, pairs = list(table.index), len(table) * (len(table) - 1) // 2
     others = [[m for m in r if m in ratios] for r in rankings]
-    tau = [kendall_tau(-np.arange(len(order)), [-other.index(m) for m in order]) for other in others]
-    distances = pd.DataFrame({"pairs in another order": [round((1 - t) / 2 * pairs) for t in tau], "of": pairs, "tau": tau}, index=[f"ranking {c}" for c in "AB"])
+    away = [sum(other.index(a) > other.index(b) for a, b in combinations(order, 2)) for other in others]
+    distances = pd.DataFrame({"pairs in another order": away, "of": pairs}, index=[f"ranking {c}" for c in "AB"])
+    distances["tau"] = 1 - 2 * distances["pairs in another order"] / distances["of"].replace(0, np.nan)
     truths = {d: t["accuracy"] for d, t in published_benchmark().items()}
     poster = published("poster").set_index("dataset")["pr"]
     taus = pd.DataFrame({"this order": {d: kendall_tau(-table["ratio"], t[order]) for d, t in truths.items()}, "poster": poster}).loc[poster.index] if len(order) == 10 else None
@@ -88,7 +90,7 @@ def judge_poster_ranking(
 
 def _verdict(n_models:int, whole:bool, away:pd.Series) -> str:
     "What may be said, in a sentence."
-    if n_models < 10: return f"No verdict: {n_models} of the poster's 10 models have a PR."
+    if n_models < 10: return f"No verdict: of the poster's 10 models, {n_models} {'has' if n_models == 1 else 'have'} a PR."
     nearest = f"{away.idxmin()} with {away.min()} of 45 pairs in another order"
     if not whole: return f"No verdict: this is a quick look at a part of the images. The nearest is {nearest}."
     if away.min() == 0: return f"Reproduced: PR orders the ten models as in {away.idxmin()}."

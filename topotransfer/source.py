@@ -78,7 +78,7 @@ def pr(embeddings:Embeddings) -> float:
     key, table = embeddings.key, source_table(_store.get())
     if key.weights not in table.index:
         raise ValueError(f"pr of {key.model} is not known: it takes images that the model was trained on; with them, run: "
-                         f"topotransfer source-pr --images DIR --model {key.model}")
+                         f"topotransfer source-pr --images DIR --model NAME")
     return -float(table.loc[key.weights, "ratio"])
 
 @contextmanager

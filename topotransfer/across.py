@@ -20,6 +20,7 @@ from .cloud import check_count
 from .evaluation import (EXACT_UP_TO, FEWEST_FOR_INTERVAL, Comparison, _each_row, _kinds, _middle, _orders, _paired, _share,
                                      compare_scores, dots_and_intervals, kendall_tau, top_regret)
 from .ranking import Ranking
+from .scores import marked
 
 # %% ../nbs/22a_across.ipynb #cb266e75
 class BestOrder(NamedTuple):
@@ -132,7 +133,7 @@ class AcrossEvaluation:
         return [spread, *best, *partly, *(f"not judged: {score} on {dataset}: {reason}" for (score, dataset), reason in self.skipped.items())]
 
     @property
-    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].round(4)).astype(object).where(self.table.notna(), "–")
+    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].round(4)).astype(object).where(self.table.notna(), "–").rename(index=marked)
 
     def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
     def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])

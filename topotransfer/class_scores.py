@@ -62,9 +62,9 @@ def cdnv(embeddings:Embeddings) -> float:
 # %% ../nbs/20b_class_scores.ipynb #e7bbf65f
 @register_score(source="Xu and Liu 2023, arXiv 2306.03440; one minus the index of equation 5", cost="n d min(n, d)")
 def vci(embeddings:Embeddings) -> float:
-    "Share of the variance between classes in the directions of their means: between 0 and 1."
+    "Share of the variance between classes in the directions of their means, to ten digits: between 0 and 1; 1 for any cloud with fewer images than features."
     m = class_moments(embeddings)
-    return h_score(embeddings, shrunk=False) / len(_means_spectrum(m, m.between)[0])
+    return round(h_score(embeddings, shrunk=False) / len(_means_spectrum(m, m.between)[0]), 10)
 
 # %% ../nbs/20b_class_scores.ipynb #cbced301
 @register_score(source="Pandy et al. 2022, arXiv 2111.12780, equations 3 to 5; as -ln(-GBC), which has the same order", cost="n d min(n, d)")

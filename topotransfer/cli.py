@@ -18,7 +18,7 @@ from .evaluation import evaluate
 from .extraction import extract
 from .ranking import rank
 from .reproduction import reproduce_poster
-from .source import add_source_pr, own_source_table, source_table
+from .source import add_source_pr, source_table
 from .zoo import bundled_zoo, model
 
 # %% ../nbs/31_cli.ipynb #32abd168
@@ -62,7 +62,7 @@ def run_rank(options:argparse.Namespace) -> None:
     store, folder = Store(options.store), Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(zoo)} models, {images!r}, embeddings kept in {store.root}")
-    with own_source_table(store): ranking = rank(zoo, images, by=options.by, store=store, **_running(options))
+    ranking = rank(zoo, images, by=options.by, store=store, **_running(options))
     ranking.to_csv(folder / "ranking.csv")
     picture = ranking.plot().figure
     picture.savefig(folder / "ranking.png", dpi=150)

@@ -8,6 +8,7 @@ __all__ = ['EXACT_UP_TO', 'FEWEST_FOR_INTERVAL', 'kendall_tau', 'weighted_tau', 
            'evaluate']
 
 # %% ../nbs/22_evaluation.ipynb #b5bfe8a3
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -17,11 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.special import comb
-from scipy.stats import kendalltau, pearsonr, rankdata, weightedtau
+from scipy.stats import NearConstantInputWarning, kendalltau, pearsonr, rankdata, weightedtau
 
 from .cloud import check_count
 from .ranking import Ranking
-from .scores import SCORES
+from .scores import SCORES, marked
 
 # %% ../nbs/22_evaluation.ipynb #6f94f704
 def _paired(scores, truth, differ:bool=True) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +57,9 @@ def pearson(
     truth, # accuracy of the same models; NaN where there is none
 ) -> float: # between -1 and 1
     "Pearson's correlation (SciPy's), over the models that have both. Raises like `kendall_tau`."
-    return float(pearsonr(*_paired(scores, truth)).statistic)
+    with warnings.catch_warnings(): # values that differ little are still values that differ
+        warnings.simplefilter("ignore", NearConstantInputWarning)
+        return float(pearsonr(*_paired(scores, truth)).statistic)
 
 def top_regret(
     scores, # one number per model; NaN where there is none
@@ -271,10 +274,11 @@ class Evaluation:
         fewer = self.table.index[self.table["n"] < self.table["n"].max()]
         partly = [f"judged on fewer models than the others, so not comparable with them: {', '.join(fewer)}"] if len(fewer) else []
         short = [f"no intervals: they take at least {FEWEST_FOR_INTERVAL} models"] if len(self.table) and self.table["low"].isna().all() else []
-        return partly + short + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
+        star = ["* relative to its zoo: another model changes its order of the others"] if any(marked(s) != s for s in self.table.index) else []
+        return star + partly + short + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
 
     @property
-    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].astype(float).round(4)).astype(object).where(self.table.notna(), "–")
+    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].astype(float).round(4)).astype(object).where(self.table.notna(), "–").rename(index=marked)
 
     def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
     def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])
@@ -297,7 +301,7 @@ def dots_and_intervals(
     ax.hlines(range(len(table)), table["low"], table["high"], color=np.where(baseline, "k", "C0"), lw=1, alpha=.6)
     ax.scatter(table[value], range(len(table)), facecolors=np.where(baseline, "w", "C0"), edgecolors=np.where(baseline, "k", "C0"), zorder=3)
     for y, remark in enumerate(remarks): ax.text(1.15, y, remark, va="center", fontsize=8)
-    ax.set_yticks(range(len(table)), [f"{n} (baseline)" if b else n for n, b in baseline.items()])
+    ax.set_yticks(range(len(table)), [f"{marked(n)} (baseline)" if b else marked(n) for n, b in baseline.items()])
     ax.axvline(0, color="0.7"); ax.set(xlim=(-1.1, 1.1), ylim=(-.6, len(table) - .4), xlabel=xlabel)
     return ax
 

@@ -20,6 +20,7 @@ from .embeddings import Embeddings, Store
 from .extraction import extract
 from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
 from .scores import SCORES, compute_scores, marked
+from .source import own_source_table
 from .zoo import ModelSpec
 
 # %% ../nbs/21_ranking.ipynb #09fd2c0a
@@ -56,7 +57,13 @@ class Ranking:
     def _title(self): return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
 
     @property
-    def _formatted(self): return self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
+    def _wide(self): return self.table.shape[1] > self.table.shape[0] # then models stand side by side, best on the left
+
+    @property
+    def _formatted(self):
+        shown = self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
+        if not self._wide: return shown
+        return shown.T.assign(kind=list(self.kinds.values())).rename_axis(columns=None, index="score")[["kind", *shown.index]]
 
     @property
     def _notes(self):
@@ -69,17 +76,18 @@ class Ranking:
         return ["only the order within a column counts"] + star + doubt + failed + [f"empty: {score} of {', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
 
     def plot(self, ax=None) -> plt.Axes:
-        "Ranks as a picture: one row per model, one column per score, coloured by the rank within the column."
+        "Ranks as a picture: models by scores (the longer list downwards), coloured by the rank within the score."
         table = self.table[[c for c in self.table if self.kinds[c] != "diagnostic"]]
         ranks = table.rank(ascending=False, method="min")
-        shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1) # 0 is the best of its column, 1 the last
-        ax = ax or plt.subplots(figsize=(1.6 + 1.05 * table.shape[1], 1.3 + .42 * len(table)))[1]
+        shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1) # 0 is the best by its score, 1 the last
+        down, across, cells = list(table.index), [f"{marked(n)}\n({self.kinds[n]})" for n in table], table.map(_short)
+        if self._wide: down, across, cells, shade = [a.replace("\n", " ") for a in across], down, cells.T, shade.T
+        ax = ax or plt.subplots(figsize=(1.6 + 1.35 * len(across), 1.3 + .36 * len(down)))[1]
         ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
-        for (i, j), value in np.ndenumerate(table.map(_short)): ax.text(j, i, value, ha="center", va="center", fontsize=9)
-        heads = [f"{marked(name)}\n({self.kinds[name]})" for name in table]
-        ax.set_xticks(range(len(heads)), heads, fontsize=8); ax.set_yticks(range(len(table)), table.index, parse_math=False)
+        for (i, j), value in np.ndenumerate(cells): ax.text(j, i, value, ha="center", va="center", fontsize=9)
+        ax.set_xticks(range(len(across)), across, fontsize=8, parse_math=False); ax.set_yticks(range(len(down)), down, fontsize=9, parse_math=False)
         ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-        ax.set_xlabel("pale: best of its column, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))
+        ax.set_xlabel("pale: best by this score, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))
         ax.figure.tight_layout()
         return ax
 
@@ -138,4 +146,5 @@ def rank(
         if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
     extracted = extract(zoo, dataset, store, **extraction)
     if not extracted.embeddings: raise RuntimeError("no model could be embedded: " + "; ".join(f"{m}: {r}" for m, r in extracted.failures.items()))
-    return replace(rank_embeddings(extracted.embeddings.values(), scores, by), failures=extracted.failures)
+    with own_source_table(store): ranking = rank_embeddings(extracted.embeddings.values(), scores, by)
+    return replace(ranking, failures=extracted.failures)

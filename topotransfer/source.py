@@ -72,7 +72,7 @@ def add_source_pr(
     return pr
 
 # %% ../nbs/20f_source.ipynb #f1a5c87a
-@register_score(needs="", source="the poster, Geometric Insights and PR of its table")
+@register_score(needs="source", cost="a look-up", source="the poster, Geometric Insights and PR of its table")
 def pr(embeddings:Embeddings) -> float:
     "The negative persistence ratio of the model's source embeddings, looked up by the weights' fingerprint; independent of the target images."
     key, table = embeddings.key, source_table(_store.get())

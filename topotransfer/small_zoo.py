@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from topotransfer.cloud import check_count
 from topotransfer.datasets import ImageSet, animals, digits
-from topotransfer.finetuning import FineTuned, Recipe, accuracy_error, finetune_network, prepared
+from topotransfer.finetuning import Recipe, finetune_network, prepared, write_whole
 from topotransfer.packaged import emoji, fashion, fashion_sample, glyphs, icons, mnist_5k, solar_cells, without_twins
 from topotransfer.small_nets import ARCHITECTURES, grey_28, small_net
 
@@ -110,13 +109,6 @@ def target_images(name:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
 
 
 #| export
-def _keep(path:Path, write) -> None:
-    "Write a file under a temporary name, then rename: it is whole or not there."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{uuid4().hex}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
 def noisy_labels(
     labels:torch.Tensor, # `(n,)`
     share:float, # how many of them become wrong, between 0 and 1
@@ -160,13 +152,13 @@ def train_source(
         _one_epoch(network, optimizer, images, labels, seed=1000 * plan.seed + epoch)
         schedule.step()
         after_epoch(network, epoch + 1)
-        _keep(checkpoint, partial(torch.save, {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1}))
+        write_whole(checkpoint, partial(torch.save, {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1}))
     weights = {n: v.half() for n, v in network.state_dict().items() if v.is_floating_point()}
     network.load_state_dict(halved(weights), strict=False)
     card = asdict(plan) | dict(num_params=sum(p.numel() for p in network.parameters()), source_accuracy=accuracy(network, *data["test"]),
                                sample_accuracy=accuracy(network, *data["sample"]), training_accuracy=accuracy(network, images, labels))
-    _keep(folder / "card.json", lambda p: p.write_text(json.dumps(card)))
-    _keep(folder / "weights.safetensors", partial(save_file, weights))
+    write_whole(folder / "card.json", lambda p: p.write_text(json.dumps(card)))
+    write_whole(folder / "weights.safetensors", partial(save_file, weights))
     checkpoint.unlink(missing_ok=True)
     return network.eval()
 
@@ -199,7 +191,7 @@ def run_plan(
             path = folder / f"{target}-{seed}.json"
             if path.exists(): continue
             found = finetune_network(network, *(target_images(target)[part] for part in ("train", "test")), RECIPE, seed)
-            _keep(path, lambda p: p.write_text(json.dumps(dict(model=plan.name, source=plan.source, target=target, seed=seed) | asdict(found))))
+            write_whole(path, lambda p: p.write_text(json.dumps(dict(model=plan.name, source=plan.source, target=target, seed=seed) | asdict(found))))
     return plan.name
 
 def train(

@@ -1,13 +1,10 @@
 
 #| export
-import json
-from functools import cache, partial
+from functools import partial
 from importlib import resources
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -96,4 +93,31 @@ class _Swap(nn.Module):
 def grey_28() -> transforms.Compose: # PIL image -> `(1, 28, 28)` float tensor of about mean 0 and deviation 1
     "What all small networks expect: one grey channel of 28 × 28 pixels."
     return transforms.Compose([transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(.3, .35)])
+
+
+
+
+#| export
+def small_zoo_cards() -> pd.DataFrame: # one row per network
+    """How each network of the two zoos was trained, and what is known of it.
+
+    `source_accuracy`, `sample_accuracy` and `training_accuracy` are percentages (of held-out source images, of the source
+    sample, of the training labels, wrong ones included). `pr` is the negative persistence ratio of the source sample, the
+    other `pr_...` are its remedies (module `remedies`), `pr_held_out` is taken on held-out source images; `nc1` and
+    `pr_pieces` are those of the source sample, too.
+    """
+    return pd.read_csv(resources.files("topotransfer") / "data" / "small_zoo_cards.csv", index_col="model")
+
+def _build_small(name:str, card:dict) -> nn.Sequential:
+    "One network with the weights that come with this package."
+    network = small_net(card["architecture"], int(card["width"]), int(card["depth"]), 10)
+    with safe_open(resources.files("topotransfer") / "data" / "small_zoo.safetensors", framework="pt") as file:
+        weights = {key: file.get_tensor(f"{name}/{key}").float() for key, value in network.state_dict().items() if value.is_floating_point()}
+    network.load_state_dict(weights, strict=False) # what is missing counts batches, and is used by none
+    return network
+
+def small_zoo() -> list[ModelSpec]: # forty models
+    "The networks trained on Fashion-MNIST that come with this package: no download, no pickle."
+    cards = small_zoo_cards().query("source == 'fashion'").to_dict("index")
+    return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28()) for name, card in cards.items()]
 

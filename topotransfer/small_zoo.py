@@ -4,10 +4,10 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,14 @@ from torch.nn import functional as F
 
 from topotransfer.cloud import check_count
 from topotransfer.datasets import ImageSet, animals, digits
+from topotransfer.embeddings import Embeddings, EmbeddingKey, digest
 from topotransfer.finetuning import Recipe, finetune_network, prepared, write_whole
 from topotransfer.packaged import emoji, fashion, fashion_sample, glyphs, icons, mnist_5k, solar_cells, without_twins
+from topotransfer.ranking import rank_embeddings
+from topotransfer.remedies import RATIOS
+from topotransfer.scores import compute_score
 from topotransfer.small_nets import ARCHITECTURES, grey_28, small_net
+from topotransfer.zoo import Backbone
 
 
 
@@ -83,22 +88,13 @@ def _part(dataset:ImageSet, chosen) -> ImageSet:
 
 TARGETS = {"digits": digits, "mnist_5k": mnist_5k, "animals": animals, "icons": icons, "emoji": emoji, "solar_cells": solar_cells}
 
-def target_names(source:str) -> list[str]:
-    "The targets of a source: six sets of their own and the other source."
-    return [*TARGETS, *(s for s in SOURCES if s != source)]
-
 @cache
 def target_images(name:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of a target: `train`, 400 images or 8 per class, the same number of each class; `test`, at most 1,200 others.
+    """Images and labels of a target: `train`, 400 images, the same number of each class; `test`, at most 1,200 others.
 
-    Without near-duplicates, but for the solar cells: each is a photograph of its own, though sound ones look alike. The two
-    sources as targets keep their own division: other font families, the official test images.
+    Without near-duplicates, but for the solar cells: each is a photograph of its own, though sound ones look alike.
     """
     transform, rng = grey_28(), np.random.default_rng(1)
-    if name in SOURCES:
-        train, test = ((fashion if name == "fashion" else glyphs)(split) for split in ("train", "test"))
-        n = max(400 // len(train.classes), 8)
-        return dict(train=prepared(train.subset(n, seed=1), transform), test=prepared(_part(test, rng.permutation(len(test))[:1200]), transform))
     whole = TARGETS[name]().subset(1000 if name == "solar_cells" else 250)
     whole = whole if name == "solar_cells" else without_twins(whole)
     n = 400 // len(whole.classes)
@@ -186,7 +182,7 @@ def run_plan(
     torch.set_num_threads(1)
     folder = out / plan.name
     network = train_source(plan, folder)
-    for target in target_names(plan.source):
+    for target in TARGETS:
         for seed in SEEDS:
             path = folder / f"{target}-{seed}.json"
             if path.exists(): continue
@@ -206,12 +202,84 @@ def train(
 
 
 #| export
+def embed(
+    network:nn.Module, # ends in a linear layer
+    images:torch.Tensor,
+    labels:torch.Tensor,
+    model:str, # its name
+    dataset:str, # the name of the images
+) -> Embeddings:
+    "Embeddings of images that are tensors already."
+    backbone = Backbone(model, network, None)
+    with torch.inference_mode(): parts = [tuple(t.clone() for t in backbone(part)) for part in images.split(500)]
+    features, logits = (torch.cat(part).numpy() for part in zip(*parts))
+    key = EmbeddingKey(model, dataset, "train", "grey_28", backbone.fingerprint, digest(images.numpy(), labels.numpy()))
+    return Embeddings(features, labels.numpy(), key, logits, backbone.num_params)
+
+def source_values(
+    network:nn.Module, # trained on the source
+    source:str, # one of `SOURCES`
+) -> dict[str, float]:
+    "What the topology of source embeddings says about a network: `pr` and its remedies on the sample, `pr` on held-out images, NC1 and pieces. NaN where one isn't defined."
+    e, held_out = (embed(network, *source_images(source)[part], "", source) for part in ("sample", "test"))
+    values = dict(pr=partial(compute_score, "pr_target", e), pr_held_out=partial(compute_score, "pr_target", held_out), nc1=partial(compute_score, "nc1", e),
+                  pr_pieces=partial(compute_score, "pr_pieces", e)) | {name: partial(_negative, ratio, e) for name, ratio in RATIOS.items()}
+    return {name: _or_nan(value) for name, value in values.items()}
+
+def _negative(ratio, e:Embeddings) -> float: return -ratio(e.features, e.labels)
+
+def _or_nan(value) -> float:
+    try: return value()
+    except ValueError: return np.nan
+
+
+
+#| export
+DATA = Path(str(resources.files("topotransfer"))) / "data"
+
+def finished(out:Path, source:str) -> list[Plan]:
+    "The plans of a source whose network is trained and fine-tuned everywhere."
+    return [p for p in plans(source) if (out / p.name / "weights.safetensors").exists() and all((out / p.name / f"{t}-{s}.json").exists() for t in TARGETS for s in SEEDS)]
+
+def score_task(
+    out:Path,
+    source:str,
+    target:str, # a target's name; "" for the source itself
+) -> pd.DataFrame: # one row per network
+    "Every registered score of every network on the training images of a target; or, for the source, the cards."
+    torch.set_num_threads(1)
+    networks = {p.name: train_source(p, out / p.name) for p in finished(out, source)}
+    if not target:
+        rows = [json.loads((out / name / "card.json").read_text()) | source_values(network, source) for name, network in networks.items()]
+        return pd.DataFrame(rows).rename(columns={"name": "model"})
+    table = rank_embeddings([embed(network, *target_images(target)["train"], name, target) for name, network in networks.items()]).table
+    return table.dropna(axis=1, how="all").loc[list(networks)].reset_index().assign(source=source, target=target)
+
+def tables(
+    out:Path, # what `train` has left
+    data:Path=DATA, # where the tables and the bundled weights go
+    workers:int=2, # processes, one thread each
+) -> None:
+    "Write the cards, the truth, every score, and the weights of the Fashion-MNIST zoo in one file, from finished networks."
+    rows = [json.loads((out / p.name / f"{t}-{s}.json").read_text()) for source in SOURCES for p in finished(out, source) for t in TARGETS for s in SEEDS]
+    pd.DataFrame(rows).round(6).to_csv(data / "small_zoo_truth.csv", index=False)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {(source, target): pool.submit(score_task, out, source, target) for source in SOURCES for target in ("", *TARGETS)}
+        found = {task: job.result() for task, job in jobs.items()}
+    pd.concat([found[source, ""] for source in SOURCES]).to_csv(data / "small_zoo_cards.csv", index=False)
+    pd.concat([table for (_, target), table in found.items() if target]).to_csv(data / "small_zoo_scores.csv", index=False, float_format="%.9g")
+    weights = {f"{p.name}/{key}": value for p in finished(out, "fashion") for key, value in load_file(out / p.name / "weights.safetensors").items()}
+    save_file(weights, data / "small_zoo.safetensors")
+
+
+
+#| export
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m topotransfer.small_zoo", description=train.__doc__)
-    parser.add_argument("command", choices=["train"])
+    parser = argparse.ArgumentParser(prog="python -m topotransfer.small_zoo", description="Train, fine-tune and score the zoo of small networks.")
+    parser.add_argument("command", choices=["train", "tables"], help="train and fine-tune; or write the tables of what is finished")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run that was stopped goes on from there")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    train(given.out, given.workers)
+    dict(train=train, tables=tables)[given.command](given.out, workers=given.workers)
 
 if __name__ == "__main__" and "__file__" in globals(): main()

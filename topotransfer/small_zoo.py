@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import kendalltau
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -274,6 +275,41 @@ def tables(
 
 
 #| export
+def small_zoo_truth() -> pd.DataFrame: # one row per network, target and seed
+    "Fine-tuned accuracies, as committed: `model`, `source`, `target`, `seed`, and the fields of `FineTuned`."
+    return pd.read_csv(DATA / "small_zoo_truth.csv")
+
+def small_zoo_scores() -> pd.DataFrame: # one row per network and target
+    "Every score of every network on the 400 training images of every target, as committed."
+    return pd.read_csv(DATA / "small_zoo_scores.csv")
+
+def mean_accuracies(
+    truth:pd.DataFrame, # as `small_zoo_truth` returns it
+) -> pd.DataFrame: # one row per source, target and network: `accuracy`, `standard_error`, in percent
+    "The mean over seeds with its standard error: of the choice of test images and of the seeds, the latter pooled over the networks of a source on a target."
+    seeds = truth.groupby(["source", "target", "model"]).accuracy
+    pooled = seeds.var().groupby(["source", "target"]).transform("mean") / seeds.size()
+    of_test = (truth.standard_error ** 2).groupby([truth.source, truth.target, truth.model]).mean()
+    return pd.DataFrame(dict(accuracy=seeds.mean(), standard_error=np.sqrt(of_test + pooled)))
+
+def noise_ceiling(
+    truth:pd.DataFrame, # of one source and target
+) -> float:
+    """The mean tau-b that a score would reach with the mean over seeds if it knew each network's expected accuracy, estimated by simulation.
+
+    Expected accuracies are taken to be normal, with the variance between networks that is left when that of the errors is
+    taken off; 400 draws with a fixed seed. 1 where there is no noise, 0 where the noise explains all differences.
+    """
+    means = mean_accuracies(truth)
+    noise = (means.standard_error ** 2).mean()
+    spread, rng = np.sqrt(max(means.accuracy.var() - noise, 0)), np.random.default_rng(0)
+    if spread == 0: return 0.
+    expected = rng.normal(0, spread, (400, len(means)))
+    return float(np.mean([kendalltau(e, e + rng.normal(0, np.sqrt(noise), len(e))).statistic for e in expected]))
+
+
+
+#| export
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m topotransfer.small_zoo", description="Train, fine-tune and score the zoo of small networks.")
     parser.add_argument("command", choices=["train", "tables"], help="train and fine-tune; or write the tables of what is finished")
@@ -283,3 +319,4 @@ def main() -> None:
     dict(train=train, tables=tables)[given.command](given.out, workers=given.workers)
 
 if __name__ == "__main__" and "__file__" in globals(): main()
+

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'small_net', 'grey_28', 'small_zoo_cards', 'small_zoo']
 
-# %% ../nbs/12a_small_nets.ipynb #b96cbe25
+# %% ../nbs/12a_small_nets.ipynb #ae87497f
 from functools import partial
 from importlib import resources
 
@@ -19,7 +19,7 @@ from torchvision import transforms
 from .cloud import check_count
 from .zoo import ModelSpec
 
-# %% ../nbs/12a_small_nets.ipynb #739d2201
+# %% ../nbs/12a_small_nets.ipynb #41985b51
 def _conv(n_in:int, n_out:int, size:int=3, stride:int=1, groups:int=1) -> nn.Sequential:
     "Convolution, batch normalisation, ReLU."
     return nn.Sequential(nn.Conv2d(n_in, n_out, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
@@ -55,7 +55,7 @@ class _Mean(nn.Module):
     def __init__(self, dims): super().__init__(); self.dims = dims
     def forward(self, x): return x.mean(self.dims)
 
-# %% ../nbs/12a_small_nets.ipynb #d7b97a0c
+# %% ../nbs/12a_small_nets.ipynb #434ad175
 _STAGES = {
     "plain": lambda n, depth: [_conv(n, n) for _ in range(depth)],
     "residual": lambda n, depth: [_Residual(n) for _ in range(depth)],
@@ -89,12 +89,12 @@ def small_net(
 class _Swap(nn.Module):
     def forward(self, x): return x.transpose(1, 2)
 
-# %% ../nbs/12a_small_nets.ipynb #38bd8ee3
+# %% ../nbs/12a_small_nets.ipynb #0c8a70aa
 def grey_28() -> transforms.Compose: # PIL image -> `(1, 28, 28)` float tensor of about mean 0 and deviation 1
     "What all small networks expect: one grey channel of 28 × 28 pixels."
     return transforms.Compose([transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(.3, .35)])
 
-# %% ../nbs/12a_small_nets.ipynb #7dfbf8a5
+# %% ../nbs/12a_small_nets.ipynb #2f657a32
 def small_zoo_cards() -> pd.DataFrame: # one row per network
     """How each network of the two zoos was trained, and what is known of it.
 

@@ -7,7 +7,7 @@ __all__ = ['SOURCES', 'TARGETS', 'RECIPE', 'SEEDS', 'DATA', 'Plan', 'plans', 'so
            'accuracy', 'train_source', 'halved', 'run_plan', 'train', 'embed', 'source_values', 'finished',
            'score_task', 'tables', 'small_zoo_truth', 'small_zoo_scores', 'mean_accuracies', 'noise_ceiling', 'main']
 
-# %% ../nbs/23a_small_zoo.ipynb #383202aa
+# %% ../nbs/23a_small_zoo.ipynb #2cd3a487
 import argparse
 import json
 import multiprocessing
@@ -37,7 +37,7 @@ from .scores import compute_score
 from .small_nets import ARCHITECTURES, grey_28, small_net
 from .zoo import Backbone
 
-# %% ../nbs/23a_small_zoo.ipynb #201970d6
+# %% ../nbs/23a_small_zoo.ipynb #b02df1ec
 @dataclass(frozen=True)
 class Plan:
     "How one network of the zoo is trained on its source."
@@ -69,7 +69,7 @@ def plans(
         made.append(Plan(f"{source}_{i:02d}_{kind}", source, kind, width, depth, images, epochs, noise, i))
     return made
 
-# %% ../nbs/23a_small_zoo.ipynb #55155bdf
+# %% ../nbs/23a_small_zoo.ipynb #45aedecd
 @cache
 def source_images(source:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of a source: `train`, whose first part is `sample`, the images that source scores are computed on; and `test`.
@@ -107,7 +107,7 @@ def target_images(name:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     rest = rng.permutation(np.setdiff1d(np.arange(len(whole)), chosen))[:1200]
     return dict(train=prepared(_part(whole, chosen), transform), test=prepared(_part(whole, rest), transform))
 
-# %% ../nbs/23a_small_zoo.ipynb #93261c1a
+# %% ../nbs/23a_small_zoo.ipynb #b15b781d
 def noisy_labels(
     labels:torch.Tensor, # `(n,)`
     share:float, # how many of them become wrong, between 0 and 1
@@ -124,7 +124,7 @@ def accuracy(network:nn.Module, images:torch.Tensor, labels:torch.Tensor) -> flo
     with torch.inference_mode(): outputs = torch.cat([network(part) for part in images.split(500)])
     return 100 * int((outputs.argmax(1) == labels).sum()) / len(labels)
 
-# %% ../nbs/23a_small_zoo.ipynb #06d38409
+# %% ../nbs/23a_small_zoo.ipynb #6083449c
 def train_source(
     plan:Plan,
     folder:Path, # of this network: a checkpoint after every epoch, in the end its weights and its card
@@ -169,7 +169,7 @@ def _one_epoch(network:nn.Module, optimizer, images, labels, seed:int) -> None:
         F.cross_entropy(network(images[rows]), labels[rows]).backward()
         optimizer.step()
 
-# %% ../nbs/23a_small_zoo.ipynb #0d4c0248
+# %% ../nbs/23a_small_zoo.ipynb #0582927b
 RECIPE = Recipe(learning_rates=(.02, .1), epochs=8, patience=3)
 SEEDS = (0, 1)
 
@@ -198,7 +198,7 @@ def train(
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run_plan, plan, out) for plan in jobs]): print(future.result(), flush=True)
 
-# %% ../nbs/23a_small_zoo.ipynb #1a2f83c2
+# %% ../nbs/23a_small_zoo.ipynb #ce3b32a1
 def embed(
     network:nn.Module, # ends in a linear layer
     images:torch.Tensor,
@@ -229,7 +229,7 @@ def _or_nan(value) -> float:
     try: return value()
     except ValueError: return np.nan
 
-# %% ../nbs/23a_small_zoo.ipynb #76e8eb0a
+# %% ../nbs/23a_small_zoo.ipynb #b0836273
 DATA = Path(str(resources.files("topotransfer"))) / "data"
 
 def finished(out:Path, source:str) -> list[Plan]:
@@ -267,7 +267,7 @@ def tables(
     write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
     (data / "small_zoo.safetensors").chmod(0o644)
 
-# %% ../nbs/23a_small_zoo.ipynb #ed5241d7
+# %% ../nbs/23a_small_zoo.ipynb #6e25e79d
 def small_zoo_truth() -> pd.DataFrame: # one row per network, target and seed
     "Fine-tuned accuracies, as committed: `model`, `source`, `target`, `seed`, and the fields of `FineTuned`."
     return pd.read_csv(DATA / "small_zoo_truth.csv")
@@ -300,7 +300,7 @@ def noise_ceiling(
     expected = rng.normal(0, spread, (400, len(means)))
     return float(np.mean([kendalltau(e, e + rng.normal(0, np.sqrt(noise), len(e))).statistic for e in expected]))
 
-# %% ../nbs/23a_small_zoo.ipynb #1e1022b9
+# %% ../nbs/23a_small_zoo.ipynb #0242312b
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m topotransfer.small_zoo", description="Train, fine-tune and score the zoo of small networks.")
     parser.add_argument("command", choices=["train", "tables"], help="train and fine-tune; or write the tables of what is finished")

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SOURCES', 'TARGETS', 'RECIPE', 'SEEDS', 'DATA', 'Plan', 'plans', 'source_images', 'target_images', 'noisy_labels',
            'accuracy', 'train_source', 'halved', 'run_plan', 'train', 'embed', 'source_values', 'finished',
-           'score_task', 'tables', 'small_zoo_truth', 'small_zoo_scores', 'mean_accuracies', 'noise_ceiling', 'main']
+           'score_task', 'tables', 'small_zoo_truth', 'small_zoo_scores', 'mean_accuracies', 'noise_ceiling',
+           'fine_tuned', 'main']
 
 # %% ../nbs/23a_small_zoo.ipynb #2cd3a487
 import argparse
@@ -31,9 +32,10 @@ from .datasets import ImageSet, animals, digits
 from .embeddings import Embeddings, EmbeddingKey, digest
 from .finetuning import Recipe, finetune_network, prepared, write_whole
 from .packaged import emoji, fashion, fashion_sample, glyphs, icons, mnist_5k, solar_cells, without_twins
-from .ranking import rank_embeddings
+from .ranking import default_scores, rank_embeddings
 from .remedies import RATIOS
-from .scores import compute_score
+from .scores import SCORES, compute_score, register_score
+from .source import add_source_pr
 from .small_nets import ARCHITECTURES, grey_28, small_net
 from .zoo import Backbone
 
@@ -247,7 +249,8 @@ def score_task(
     if not target:
         rows = [json.loads((out / name / "card.json").read_text()) | source_values(network, source) for name, network in networks.items()]
         return pd.DataFrame(rows).rename(columns={"name": "model"})
-    table = rank_embeddings([embed(network, *target_images(target)["train"], name, target) for name, network in networks.items()]).table
+    names = [name for name in default_scores() if "source" not in SCORES[name].needs and name != "fine_tuned"] # what is computed from these embeddings
+    table = rank_embeddings([embed(network, *target_images(target)["train"], name, target) for name, network in networks.items()], names).table
     return table.dropna(axis=1, how="all").loc[list(networks)].reset_index().assign(source=source, target=target)
 
 def tables(
@@ -255,7 +258,7 @@ def tables(
     data:Path=DATA, # where the tables and the bundled weights go
     workers:int=2, # processes, one thread each
 ) -> None:
-    "Write the cards, the truth, every score, and the weights of the Fashion-MNIST zoo in one file, from finished networks."
+    "Write the cards, the truth, every score, the weights of the Fashion-MNIST zoo in one file and its rows of the source-PR table, from finished networks."
     rows = [json.loads((out / p.name / f"{t}-{s}.json").read_text()) for source in SOURCES for p in finished(out, source) for t in TARGETS for s in SEEDS]
     pd.DataFrame(rows).round(6).to_csv(data / "small_zoo_truth.csv", index=False)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -266,6 +269,8 @@ def tables(
     weights = {f"{p.name}/{key}": value for p in finished(out, "fashion") for key, value in load_file(out / p.name / "weights.safetensors").items()}
     write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
     (data / "small_zoo.safetensors").chmod(0o644)
+    for p in finished(out, "fashion"):
+        add_source_pr(embed(train_source(p, out / p.name), *source_images("fashion")["sample"], p.name, "fashion"), data, "Fashion-MNIST, the first 200 training images of each class")
 
 # %% ../nbs/23a_small_zoo.ipynb #6e25e79d
 def small_zoo_truth() -> pd.DataFrame: # one row per network, target and seed
@@ -299,6 +304,15 @@ def noise_ceiling(
     if spread == 0: return 0.
     expected = rng.normal(0, spread, (400, len(means)))
     return float(np.mean([kendalltau(e, e + rng.normal(0, np.sqrt(noise), len(e))).statistic for e in expected]))
+
+# %% ../nbs/23a_small_zoo.ipynb #3a72ae00
+@register_score(needs="", kind="truth", cost="a look-up", source="full fine-tuning of the small zoo on the target, mean of two seeds")
+def fine_tuned(embeddings:Embeddings) -> float:
+    "Accuracy in percent of a network of the small zoo after fine-tuning on the target that the images are of; `ValueError` for other networks and targets."
+    key, truth = embeddings.key, small_zoo_truth()
+    found = truth[(truth.model == key.model) & (truth.target == key.dataset)]
+    if found.empty: raise ValueError(f"fine_tuned of {key.model} on {key.dataset} is not known")
+    return float(found.accuracy.mean())
 
 # %% ../nbs/23a_small_zoo.ipynb #0242312b
 def main() -> None:

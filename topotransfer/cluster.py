@@ -37,7 +37,7 @@ class _Tiles:
     "The tiles of a sweep on a cluster: where each begins, and the task that holds its points."
     def __init__(self, s:_Sweep, client:Client):
         self.s, self.client = s, client
-        self.cuts = np.linspace(0, s.n, -(-s.n // s.tile) + 1).astype(int)
+        self.cuts = s.cuts()
         parts = (s.points[s.leaves[a:b]].numpy() for a, b in zip(self.cuts, self.cuts[1:]))
         self.held = [client.submit(np.asarray, part, pure=False) for part in parts] # a task, not scattered: it can be run again
 

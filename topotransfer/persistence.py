@@ -157,6 +157,10 @@ class _Sweep:
         if dtype == torch.float32: numbers = np.nextafter(numbers.astype(np.float32), np.float32(towards))
         return torch.as_tensor(numbers, device=self.device)
 
+    def cuts(self) -> np.ndarray:
+        "Where the tiles begin and end among the leaves."
+        return _cuts(self.maxima.levels[0], np.linspace(0, self.n, -(-self.n // self.tile) + 1).astype(int))
+
     def lengths(self, edges:np.ndarray) -> np.ndarray: return _squared_lengths(self.points, edges, self.unit, self.cores)
 
 def _power_of_two(values:torch.Tensor) -> float:
@@ -383,8 +387,8 @@ def _shaded(s:_Sweep, rows, cols, blocks, lit) -> None:
 
 def _sweep_tiles(s:_Sweep, progress:bool) -> None:
     "All tiles of the upper triangle, those near the diagonal first."
-    k = -(-s.n // s.tile)
-    cuts = _cuts(s.maxima.levels[0], np.linspace(0, s.n, k + 1).astype(int))
+    cuts = s.cuts()
+    k = len(cuts) - 1
     spans = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
     ready, shadows = None, None
     if 4 * s.n * s.dim <= s.memory // 2:

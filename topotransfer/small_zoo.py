@@ -99,15 +99,15 @@ TARGETS = {"digits": digits, "mnist_5k": mnist_5k, "animals": animals, "icons": 
 def target_images(name:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of a target: `train`, 400 images, the same number of each class; `test`, at most 1,200 others.
 
-    Without near-duplicates, but for the solar cells: each is a photograph of its own, though sound ones look alike.
+    Without near-duplicates. Sound solar cells look alike, so those are held apart by what they were cut from instead.
     """
-    transform, rng = grey_28(), np.random.default_rng(1)
-    whole = TARGETS[name]().subset(1000 if name == "solar_cells" else 250)
-    whole = whole if name == "solar_cells" else without_twins(whole)
+    transform, rng, by_module = grey_28(), np.random.default_rng(1), name == "solar_cells"
+    whole = solar_cells("train") if by_module else without_twins(TARGETS[name]().subset(250))
     n = 400 // len(whole.classes)
     chosen = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:n] for c in range(len(whole.classes))])
-    rest = rng.permutation(np.setdiff1d(np.arange(len(whole)), chosen))[:1200]
-    return dict(train=prepared(_part(whole, chosen), transform), test=prepared(_part(whole, rest), transform))
+    others = solar_cells("test") if by_module else _part(whole, np.setdiff1d(np.arange(len(whole)), chosen))
+    rest = rng.permutation(len(others))[:1200]
+    return dict(train=prepared(_part(whole, chosen), transform), test=prepared(_part(others, rest), transform))
 
 # %% ../nbs/23a_small_zoo.ipynb #b15b781d
 def noisy_labels(

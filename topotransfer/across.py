@@ -8,7 +8,6 @@ __all__ = ['BestOrder', 'best_order', 'HalfOrders', 'every_order', 'orders_with_
 # %% ../nbs/22a_across.ipynb #71d436b8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -17,10 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .cloud import check_count
-from .evaluation import (EXACT_UP_TO, FEWEST_FOR_INTERVAL, Comparison, _each_row, _kinds, _middle, _orders, _paired, _share,
+from .evaluation import (EXACT_UP_TO, FEWEST_FOR_INTERVAL, Comparison, _each_row, _kinds, _middle, _orders, _paired, _rounded, _share, _star,
                                      compare_scores, dots_and_intervals, kendall_tau, top_regret)
-from .ranking import Ranking
-from .scores import marked
+from .ranking import Ranking, TitledTable
 
 # %% ../nbs/22a_across.ipynb #cb266e75
 class BestOrder(NamedTuple):
@@ -100,8 +98,8 @@ def orders_with_taus(
     return sorted(found)
 
 # %% ../nbs/22a_across.ipynb #5ddac263
-@dataclass(frozen=True, eq=False)
-class AcrossEvaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class AcrossEvaluation(TitledTable):
     """How scores order the models on several datasets: `cells` holds tau-b per dataset and score, `table` one row per score.
 
     `ceiling` is the best that a list without ties can reach (None for more than 18 models), `random_lists` the means of lists drawn at random.
@@ -130,13 +128,10 @@ class AcrossEvaluation:
         best = [] if self.ceiling is None else [f"no list without ties exceeds {self.ceiling.mean_tau:.3f}: {', '.join(map(str, self.ceiling.order))}"]
         fewer = self.table.index[self.table["datasets"] < self.table["datasets"].max()]
         partly = [f"judged on fewer datasets than the others, so not comparable with them: {', '.join(fewer)}"] if len(fewer) else []
-        return [spread, *best, *partly, *(f"not judged: {score} on {dataset}: {reason}" for (score, dataset), reason in self.skipped.items())]
+        return [*_star(self.table), spread, *best, *partly, *(f"not judged: {score} on {dataset}: {reason}" for (score, dataset), reason in self.skipped.items())]
 
     @property
-    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].round(4)).astype(object).where(self.table.notna(), "–").rename(index=marked)
-
-    def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
-    def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])
+    def _formatted(self): return _rounded(self.table)
 
     def plot(self, ax=None) -> plt.Axes:
         "Mean tau-b as a dot on its interval, baselines hollow, the datasets as ticks; the grey band holds 95 % of random lists, the red line is the ceiling."

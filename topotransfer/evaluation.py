@@ -11,7 +11,6 @@ __all__ = ['EXACT_UP_TO', 'FEWEST_FOR_INTERVAL', 'kendall_tau', 'weighted_tau', 
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import permutations, product
 
 import matplotlib.pyplot as plt
@@ -21,7 +20,7 @@ from scipy.special import comb
 from scipy.stats import NearConstantInputWarning, kendalltau, pearsonr, rankdata, weightedtau
 
 from .cloud import check_count
-from .ranking import Ranking
+from .ranking import Ranking, TitledTable
 from .scores import SCORES, marked
 
 # %% ../nbs/22_evaluation.ipynb #6f94f704
@@ -238,8 +237,16 @@ def compare_scores(
     return Comparison(*taus, taus[0] - taus[1], _share(chance[np.isfinite(chance)], taus[0] - taus[1], "two-sided", n <= 12), n)
 
 # %% ../nbs/22_evaluation.ipynb #fb7e754c
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+def _rounded(table:pd.DataFrame) -> pd.DataFrame:
+    "A table of scores as it is shown: three digits, four for p, a dash where there is nothing, stars."
+    return table.round(3).assign(p=table["p"].astype(float).round(4)).astype(object).where(table.notna(), "–").rename(index=marked)
+
+def _star(table:pd.DataFrame) -> list[str]:
+    "The note that belongs to stars, if there is one."
+    return ["* relative to its zoo: another model changes its order of the others"] if any(marked(s) != s for s in table.index) else []
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(TitledTable):
     """How each column of a ranking orders the models, held against the truth.
 
     `table` has one row per score: tau-b, the ends of its 95 % bootstrap interval, its permutation p, weighted tau, Pearson's
@@ -274,14 +281,10 @@ class Evaluation:
         fewer = self.table.index[self.table["n"] < self.table["n"].max()]
         partly = [f"judged on fewer models than the others, so not comparable with them: {', '.join(fewer)}"] if len(fewer) else []
         short = [f"no intervals: they take at least {FEWEST_FOR_INTERVAL} models"] if len(self.table) and self.table["low"].isna().all() else []
-        star = ["* relative to its zoo: another model changes its order of the others"] if any(marked(s) != s for s in self.table.index) else []
-        return star + partly + short + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
+        return _star(self.table) + partly + short + [f"not judged: {score}: {reason}" for score, reason in self.skipped.items()]
 
     @property
-    def _formatted(self): return self.table.round(3).assign(p=self.table["p"].astype(float).round(4)).astype(object).where(self.table.notna(), "–").rename(index=marked)
-
-    def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
-    def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(n)}</p>" for n in self._notes)])
+    def _formatted(self): return _rounded(self.table)
 
     def plot(self, ax=None) -> plt.Axes:
         "tau-b of each score as a dot on its interval, baselines hollow, with the p-value beside it."

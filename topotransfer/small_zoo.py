@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'TARGETS', 'RECIPE', 'SEEDS', 'DATA', 'Plan', 'plans', 'source_images', 'target_images', 'noisy_labels',
-           'accuracy', 'train_source', 'halved', 'run_plan', 'train', 'embed', 'source_values', 'finished',
-           'score_task', 'tables', 'small_zoo_truth', 'small_zoo_scores', 'mean_accuracies', 'noise_ceiling',
-           'fine_tuned', 'main']
+           'accuracy', 'train_source', 'run_plan', 'train', 'embed', 'source_values', 'finished', 'score_task',
+           'tables', 'small_zoo_truth', 'small_zoo_scores', 'mean_accuracies', 'noise_ceiling', 'fine_tuned', 'main']
 
 # %% ../nbs/23a_small_zoo.ipynb #2cd3a487
 import argparse
@@ -22,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import kendalltau
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from threadpoolctl import threadpool_limits
 
 from .cloud import check_count
 from .datasets import ImageSet, animals, digits
-from .embeddings import Embeddings, EmbeddingKey, digest
-from .finetuning import Recipe, finetune_network, prepared, write_whole
+from .embeddings import Embeddings, EmbeddingKey, digest, write_whole
+from .finetuning import Recipe, finetune_network, prepared
 from .packaged import emoji, fashion, fashion_sample, glyphs, icons, mnist_5k, solar_cells, without_twins
 from .ranking import default_scores, rank_embeddings
 from .remedies import RATIOS
@@ -76,8 +75,9 @@ def plans(
 def source_images(source:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of a source: `train`, whose first part is `sample`, the images that source scores are computed on; and `test`.
 
-    The sample has 200 images of each class of Fashion-MNIST (those that come with this package), 40 of each glyph.
+    The sample has 200 images of each class of Fashion-MNIST (those that come with this package), 40 of each glyph. `ValueError` for an unknown source.
     """
+    if source not in SOURCES: raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
     transform, rng = grey_28(), np.random.default_rng(0)
     if source == "fashion":
         whole, test = fashion("train"), fashion("test").subset(200)
@@ -115,13 +115,15 @@ def noisy_labels(
     share:float, # how many of them become wrong, between 0 and 1
     seed:int=0,
 ) -> torch.Tensor: # `(n,)`
-    "Labels of which a share, drawn at random, is replaced by one of the other classes."
+    "Labels of which a share, drawn at random, is replaced by one of the other classes. `ValueError` for a share outside 0..1."
+    if not 0 <= share <= 1: raise ValueError(f"share must lie between 0 and 1; found {share}")
     rng, n_classes, labels = np.random.default_rng(seed), int(labels.max()) + 1, labels.clone()
     wrong = torch.as_tensor(rng.permutation(len(labels))[:round(share * len(labels))])
     labels[wrong] = (labels[wrong] + torch.as_tensor(rng.integers(1, n_classes, len(wrong)))) % n_classes
     return labels
 
 def accuracy(network:nn.Module, images:torch.Tensor, labels:torch.Tensor) -> float: # in percent
+    "Share of images, `(n, 1, 28, 28)`, that a network gives its right label, `(n,)`."
     network.eval()
     with torch.inference_mode(): outputs = torch.cat([network(part) for part in images.split(500)])
     return 100 * int((outputs.argmax(1) == labels).sum()) / len(labels)
@@ -133,11 +135,8 @@ def train_source(
     after_epoch=lambda network, epoch: None, # called after every epoch
 ) -> nn.Module: # with weights rounded to half precision, as they are kept
     "Train one network on its source, from the last whole epoch on, with AdamW and a learning rate that falls from .003 along half a cosine."
-    data, n_classes = source_images(plan.source), 10 if plan.source == "fashion" else 54
-    network = small_net(plan.architecture, plan.width, plan.depth, n_classes, plan.seed)
-    if (folder / "weights.safetensors").exists():
-        network.load_state_dict(halved(load_file(folder / "weights.safetensors")), strict=False)
-        return network.eval()
+    if (folder / "weights.safetensors").exists(): return _trained(plan, folder)
+    data, network = source_images(plan.source), _untrained(plan)
     images, clean = (t[:plan.n_images] for t in data["train"])
     labels = noisy_labels(clean, plan.label_noise, plan.seed)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=.01)
@@ -153,15 +152,24 @@ def train_source(
         after_epoch(network, epoch + 1)
         write_whole(checkpoint, partial(torch.save, {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1}))
     weights = {n: v.half() for n, v in network.state_dict().items() if v.is_floating_point()}
-    network.load_state_dict(halved(weights), strict=False)
+    network.load_state_dict(_rounded_back(weights), strict=False)
     card = asdict(plan) | dict(num_params=sum(p.numel() for p in network.parameters()), source_accuracy=accuracy(network, *data["test"]),
                                sample_accuracy=accuracy(network, *data["sample"]), training_accuracy=accuracy(network, images, labels))
     write_whole(folder / "card.json", lambda p: p.write_text(json.dumps(card)))
     write_whole(folder / "weights.safetensors", partial(save_file, weights))
     checkpoint.unlink(missing_ok=True)
+    return _trained(plan, folder)
+
+def _untrained(plan:Plan) -> nn.Module: return small_net(plan.architecture, plan.width, plan.depth, 10 if plan.source == "fashion" else 54, plan.seed)
+
+def _trained(plan:Plan, folder:Path) -> nn.Module:
+    "A network from its file; `ValueError` where its card tells of another plan."
+    card, network = json.loads((folder / "card.json").read_text()), _untrained(plan)
+    if {name: card.get(name) for name in asdict(plan)} != asdict(plan): raise ValueError(f"{folder} must hold a network of {plan}; found another plan on its card")
+    network.load_state_dict(_rounded_back(load_file(folder / "weights.safetensors")), strict=False)
     return network.eval()
 
-def halved(weights:dict) -> dict: return {n: v.half().float() for n, v in weights.items()}
+def _rounded_back(weights:dict) -> dict: return {n: v.half().float() for n, v in weights.items()}
 
 def _one_epoch(network:nn.Module, optimizer, images, labels, seed:int) -> None:
     "One pass over the images in batches of 64, in an order of its own."
@@ -172,7 +180,7 @@ def _one_epoch(network:nn.Module, optimizer, images, labels, seed:int) -> None:
         optimizer.step()
 
 # %% ../nbs/23a_small_zoo.ipynb #0582927b
-RECIPE = Recipe(learning_rates=(.02, .1), epochs=8, patience=3)
+RECIPE = Recipe(learning_rates=(.03, .1, .3), epochs=10, patience=4)
 SEEDS = (0, 1)
 
 def run_plan(
@@ -195,7 +203,10 @@ def train(
     out:Path, # results of every network, kept as they come
     workers:int=2, # processes, one thread each
 ) -> None:
-    "Train and fine-tune the zoo of both sources."
+    "Train and fine-tune the zoo of both sources. `ValueError` where `out` holds results of another recipe."
+    done, recipe = out / "recipe.json", json.loads(json.dumps(asdict(RECIPE)))
+    if done.exists() and json.loads(done.read_text()) != recipe: raise ValueError(f"{out} must hold results of {RECIPE}; found {done.read_text()}")
+    write_whole(done, lambda p: p.write_text(json.dumps(recipe)))
     jobs = [plan for pair in zip(*(plans(source) for source in SOURCES)) for plan in pair]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(run_plan, plan, out) for plan in jobs]): print(future.result(), flush=True)
@@ -245,6 +256,10 @@ def score_task(
 ) -> pd.DataFrame: # one row per network
     "Every registered score of every network on the training images of a target; or, for the source, the cards."
     torch.set_num_threads(1)
+    with threadpool_limits(1): return _score_task(out, source, target) # threads of several processes wait for each other
+
+def _score_task(out:Path, source:str, target:str) -> pd.DataFrame:
+    "`score_task` on as many threads as there are."
     networks = {p.name: train_source(p, out / p.name) for p in finished(out, source)}
     if not target:
         rows = [json.loads((out / name / "card.json").read_text()) | source_values(network, source) for name, network in networks.items()]
@@ -269,6 +284,7 @@ def tables(
     weights = {f"{p.name}/{key}": value for p in finished(out, "fashion") for key, value in load_file(out / p.name / "weights.safetensors").items()}
     write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
     (data / "small_zoo.safetensors").chmod(0o644)
+    (data / "source_pr.csv").unlink(missing_ok=True) # it holds nothing but this zoo
     for p in finished(out, "fashion"):
         add_source_pr(embed(train_source(p, out / p.name), *source_images("fashion")["sample"], p.name, "fashion"), data, "Fashion-MNIST, the first 200 training images of each class")
 
@@ -282,28 +298,31 @@ def small_zoo_scores() -> pd.DataFrame: # one row per network and target
     return pd.read_csv(DATA / "small_zoo_scores.csv")
 
 def mean_accuracies(
-    truth:pd.DataFrame, # as `small_zoo_truth` returns it
-) -> pd.DataFrame: # one row per source, target and network: `accuracy`, `standard_error`, in percent
-    "The mean over seeds with its standard error: of the choice of test images and of the seeds, the latter pooled over the networks of a source on a target."
+    truth:pd.DataFrame, # as `small_zoo_truth` returns it, at least 2 seeds
+) -> pd.DataFrame: # one row per source, target and network: `accuracy`, `standard_error` and the part of it that is due to seeds, `seed_error`, in percent
+    """The mean over seeds with its standard error: of the choice of test images and of the seeds, the latter pooled over the networks of a source on a target.
+
+    `ValueError` where a network has one seed only.
+    """
     seeds = truth.groupby(["source", "target", "model"]).accuracy
+    if seeds.size().min() < 2: raise ValueError("truth must hold at least 2 seeds of each network on each target; found 1")
     pooled = seeds.var().groupby(["source", "target"]).transform("mean") / seeds.size()
     of_test = (truth.standard_error ** 2).groupby([truth.source, truth.target, truth.model]).mean()
-    return pd.DataFrame(dict(accuracy=seeds.mean(), standard_error=np.sqrt(of_test + pooled)))
+    return pd.DataFrame(dict(accuracy=seeds.mean(), standard_error=np.sqrt(of_test + pooled), seed_error=np.sqrt(pooled)))
 
 def noise_ceiling(
-    truth:pd.DataFrame, # of one source and target
+    truth:pd.DataFrame, # of one source and target, at least 2 networks
 ) -> float:
-    """The mean tau-b that a score would reach with the mean over seeds if it knew each network's expected accuracy, estimated by simulation.
+    """The tau-b that a score can expect with the mean over seeds if it knows each network's expected accuracy.
 
     Expected accuracies are taken to be normal, with the variance between networks that is left when that of the errors is
-    taken off; 400 draws with a fixed seed. 1 where there is no noise, 0 where the noise explains all differences.
+    taken off. Two normal variables of correlation rho have an expected tau of 2/pi arcsin(rho) (Kendall and Gibbons 1990,
+    section 9.12). 1 where there is no noise, 0 where the noise explains all differences.
     """
     means = mean_accuracies(truth)
-    noise = (means.standard_error ** 2).mean()
-    spread, rng = np.sqrt(max(means.accuracy.var() - noise, 0)), np.random.default_rng(0)
-    if spread == 0: return 0.
-    expected = rng.normal(0, spread, (400, len(means)))
-    return float(np.mean([kendalltau(e, e + rng.normal(0, np.sqrt(noise), len(e))).statistic for e in expected]))
+    if len(means) < 2: raise ValueError(f"truth must hold at least 2 networks; found {len(means)}")
+    noise, measured = (means.standard_error ** 2).mean(), means.accuracy.var()
+    return float(2 / np.pi * np.arcsin(np.sqrt(max(measured - noise, 0) / measured))) if measured > 0 else 0.
 
 # %% ../nbs/23a_small_zoo.ipynb #3a72ae00
 @register_score(needs="", kind="truth", cost="a look-up", source="full fine-tuning of the small zoo on the target, mean of two seeds")

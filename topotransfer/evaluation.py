@@ -21,7 +21,7 @@ from scipy.stats import NearConstantInputWarning, kendalltau, pearsonr, rankdata
 
 from .cloud import check_count
 from .ranking import Ranking, TitledTable
-from .scores import SCORES, marked
+from .scores import SCORES, marked, value_or_nan
 
 # %% ../nbs/22_evaluation.ipynb #6f94f704
 def _paired(scores, truth, differ:bool=True) -> tuple[np.ndarray, np.ndarray]:
@@ -124,13 +124,9 @@ _CELLS = 2_000_000 # of a matrix of pairs: what is in memory at once
 def _each_row(statistic:Callable, scores:np.ndarray, truth:np.ndarray) -> np.ndarray: # `(m,)`
     "A statistic of every row, in chunks; NaN where it isn't defined."
     truth = np.broadcast_to(truth, scores.shape)
-    if statistic not in _ROWWISE: return np.array([_or_nan(statistic, s, t) for s, t in zip(scores, truth)])
+    if statistic not in _ROWWISE: return np.array([value_or_nan(statistic, s, t) for s, t in zip(scores, truth)])
     size = max(1, _CELLS // (scores.shape[1] ** 2))
     return np.concatenate([_ROWWISE[statistic](scores[r:r + size], truth[r:r + size]) for r in range(0, len(scores), size)])
-
-def _or_nan(statistic:Callable, scores, truth) -> float:
-    try: return statistic(scores, truth)
-    except ValueError: return np.nan
 
 # %% ../nbs/22_evaluation.ipynb #c57f9f40
 EXACT_UP_TO = 8
@@ -200,7 +196,7 @@ def leave_one_out(
     "The statistic without each model in turn; NaN where what remains can't be ordered. `ValueError` like `kendall_tau`."
     _paired(scores, truth)
     scores, truth = (np.asarray(v, dtype=np.float64) for v in (scores, truth))
-    return np.array([_or_nan(statistic, np.delete(scores, i), np.delete(truth, i)) for i in range(len(scores))])
+    return np.array([value_or_nan(statistic, np.delete(scores, i), np.delete(truth, i)) for i in range(len(scores))])
 
 # %% ../nbs/22_evaluation.ipynb #9f1e3534
 @dataclass(frozen=True)

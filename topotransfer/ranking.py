@@ -20,7 +20,7 @@ from .embeddings import Embeddings, Store
 from .extraction import extract
 from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
 from .scores import SCORES, compute_scores, marked
-from .source import own_source_table
+from .source import mixed_sources, own_source_table
 from .zoo import ModelSpec
 
 # %% ../nbs/21_ranking.ipynb #09fd2c0a
@@ -36,13 +36,14 @@ class Ranking(TitledTable):
 
     `table` is a DataFrame with one row per model and one column per score, sorted by the column `by`; `kinds` tells scores,
     baselines, truths and diagnostics apart, `relative` names the columns that are relative to this zoo (they carry a star where
-    the table is shown); `failures` says why a model is missing, `gaps` why a cell is empty.
+    the table is shown); `failures` says why a model is missing, `gaps` why a cell is empty, `doubts` what speaks against comparing a column.
     """
     table: pd.DataFrame
     by: str
     dataset: str
     failures: dict[str, str] = field(default_factory=dict) # model: reason
     gaps: dict[tuple[str, str], str] = field(default_factory=dict) # (model, score): reason
+    doubts: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> dict[str, str]: return {name: SCORES[name].kind if name in SCORES else "score" for name in self.table}
@@ -75,7 +76,7 @@ class Ranking(TitledTable):
         doubt = [f"pr_target: its long bars don't separate these classes (pr_pieces is at most {pieces:.3f}); they belong to single images"] if pieces < .5 else []
         star = [f"* relative to this zoo: another model changes the values of {', '.join(self.relative)}, even their order"] if self.relative else []
         empty = [f"empty: {score} of {'all' if len(rows) == len(self.table) else ', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
-        return ["only the order within a column counts"] + star + doubt + failed + empty
+        return ["only the order within a column counts"] + star + doubt + list(self.doubts) + failed + empty
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: models by scores (the longer list downwards), coloured by the rank within the score."
@@ -127,7 +128,8 @@ def rank_embeddings(
         for model, found in zip(models, compute_scores(name, embeddings)):
             if not isinstance(found, Exception): table.loc[model, name] = found
             else: gaps[model, name] = str(found) if isinstance(found, ValueError) else f"{type(found).__name__}: {found}"
-    return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps)
+    mixed = mixed_sources(embeddings) if any("source" in SCORES[name].needs for name in table) else ""
+    return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps, doubts=(mixed,) if mixed else ())
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
 def rank(

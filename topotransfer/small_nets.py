@@ -96,7 +96,7 @@ def grey_28() -> transforms.Compose: # PIL image -> `(1, 28, 28)` float tensor o
 
 # %% ../nbs/12a_small_nets.ipynb #2f657a32
 def small_zoo_cards() -> pd.DataFrame: # one row per network
-    """How each network of the two zoos was trained, and what is known of it.
+    """How each network of the two sources and series was trained, and what is known of it.
 
     `source_accuracy`, `sample_accuracy` and `training_accuracy` are percentages (of held-out source images, of the source
     sample, of the training labels, wrong ones included). `pr` is the negative persistence ratio of the source sample, the
@@ -113,7 +113,11 @@ def _build_small(name:str, card:dict) -> nn.Sequential:
     network.load_state_dict(weights, strict=False) # what is missing counts batches, and is used by none
     return network
 
-def small_zoo() -> list[ModelSpec]: # forty models
-    "The networks trained on Fashion-MNIST that come with this package: no download, no pickle."
-    cards = small_zoo_cards().query("source == 'fashion'").to_dict("index")
-    return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28()) for name, card in cards.items()]
+def small_zoo(
+    series:str="spread", # or "late"
+) -> list[ModelSpec]: # 40 or 25 models
+    "The networks of a series trained on Fashion-MNIST that come with this package: no download, no pickle. `ValueError` for an unknown series."
+    cards = small_zoo_cards()
+    if series not in set(cards.series): raise ValueError(f"series must be one of {cards.series.unique().tolist()}; found {series!r}")
+    chosen = cards[(cards.source == "fashion") & (cards.series == series)].to_dict("index")
+    return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28()) for name, card in chosen.items()]

@@ -1,76 +1,20 @@
-"""Run the notebooks, keep package and README in step with them, render the site.
-
-It is a module of its own, not a script: each notebook runs in a spawned process, IPython replaces
-`__main__` there, and a function of `__main__` could not be found again.
-"""
-import base64, hashlib, html, io, multiprocessing, os, re, shutil, subprocess, sys, tempfile, time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+"""Test the book, keep package and README in step with it, render the site."""
+import argparse, base64, hashlib, html, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
+
+from runner import SKIP_FLAGS, has_flag, processor_seconds, run_notebooks
+from selfcheck import selfcheck
+from since import changed_files, reached
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-SKIP_FLAGS = {"notest", "slow", "gpu"}
-COLOURS = 64
+SLOW_LIMIT = 4 * 3600 # seconds for a page with cells marked slow
 
 
 def notebooks():
     "Every notebook of the book, in reading order; names that start with `_` or `.` are left out."
     found = (p for p in NBS.rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(NBS).parts))
     return sorted(found, key=lambda p: (len(p.relative_to(NBS).parts), p))
-
-
-def quantise(png):
-    "The PNG (base64) with a palette of 64 colours: small, and the same bytes for the same picture."
-    from PIL import Image
-    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def tidy_outputs(nb):
-    "Drop progress bars and shrink pictures, so that a second run gives no difference."
-    for cell in nb.cells:
-        if cell.cell_type != "code": continue
-        cell.outputs = [o for o in cell.get("outputs", []) if not (o.get("name") == "stderr" and "\r" in "".join(o["text"]))]
-        for o in cell.outputs:
-            if "image/png" in o.get("data", {}): o["data"]["image/png"] = quantise(o["data"]["image/png"])
-
-
-def run_notebook(path, save=False):
-    "Run one notebook in this process: `(path, seconds, number of test cells, error or '')`."
-    from execnb.nbio import write_nb
-    from execnb.shell import CaptureShell
-    from nbdev.process import NBProcessor
-    os.chdir(path.parent)
-    start, processor = time.time(), NBProcessor(path, rm_directives=False)
-    nb = processor.nb
-
-    def skipped(cell):
-        directives = getattr(cell, "directives_", None) or {}
-        return cell.cell_type == "code" and (directives.get("eval:") == ["false"] or bool(SKIP_FLAGS & set(directives)))
-
-    code = [c for c in nb.cells if c.cell_type == "code"]
-    exporting = [c for c in code if re.search(r"^#\|\s*exports?\b", c.source, re.M)]
-    tests = [c for c in code if c not in exporting and not skipped(c) and re.search(r"\b(test_\w+|assert|ExceptionExpected)\b", c.source)]
-    if exporting and not tests: return path, 0., 0, "exports code but holds no test"
-    for cell in code: # a cell that now prints nothing would else keep what it printed before
-        if not skipped(cell): cell.outputs = []
-    shell = CaptureShell(str(path), mpl_format="png")
-    try: shell.run_all(nb, exc_stop=True, preproc=skipped)
-    except Exception: return path, time.time() - start, len(tests), shell.prettytb(fname=path)
-    if save:
-        tidy_outputs(nb)
-        write_nb(nb, path)
-    return path, time.time() - start, len(tests), ""
-
-
-def run_notebooks(paths, save=False):
-    "Run notebooks, each in a fresh process, as many at a time as there are cores; yields results as they come."
-    workers = min(os.cpu_count() or 1, len(paths))
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(max(1, (os.cpu_count() or 1) // workers))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        for future in as_completed([pool.submit(run_notebook, p, save) for p in paths]): yield future.result()
 
 
 def digests(*folders):
@@ -136,7 +80,9 @@ def sync_checks():
 def wheel_check():
     "Build the wheel, install it with what it and its `cluster` extra ask for into an empty environment, import every module: error or ''."
     env, stamp = ROOT / ".venv-wheel", ROOT / ".venv-wheel" / "requirements"
-    python, wanted = env / "bin" / "python", (ROOT / "settings.ini").read_text()
+    python, wanted, uv = env / "bin" / "python", (ROOT / "settings.ini").read_text(), Path(sys.executable).with_name("uv")
+    pip = [str(uv), "pip", "{}", "--quiet", "--python", str(python)] if uv.exists() else [str(python), "-m", "pip", "{}"]
+    def installer(command, *words): call(*(command if word == "{}" else word for word in pip), *words)
     modules = sorted(p.stem for p in (ROOT / "topotransfer").glob("*.py") if p.stem != "__init__")
     imports = "; ".join(f"import topotransfer.{m}" for m in modules)
     with tempfile.TemporaryDirectory() as tmp:
@@ -145,11 +91,11 @@ def wheel_check():
             wheel = next(Path(tmp).glob("*.whl"))
             if not stamp.exists() or stamp.read_text() != wanted:
                 shutil.rmtree(env, ignore_errors=True)
-                call(sys.executable, "-m", "venv", str(env))
-                call(str(python), "-m", "pip", "install", "--quiet", f"{wheel}[cluster]")
+                call(sys.executable, "-m", "venv", str(env), *(["--without-pip"] if uv.exists() else []))
+                installer("install", f"{wheel}[cluster]")
                 stamp.write_text(wanted)
-            call(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel))
-            call(str(python), "-m", "pip", "check")
+            installer("install", "--no-deps", "--force-reinstall", str(wheel))
+            installer("check")
             call(str(python), "-c", imports, cwd=tmp)
             call(str(env / "bin" / "topotransfer"), "--help", cwd=tmp)
         except subprocess.CalledProcessError as error: return f"{error}\n{error.output}"
@@ -162,24 +108,72 @@ def call(*command, cwd=ROOT):
     subprocess.run(command, cwd=cwd, env=env, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def report(name, error, seconds=None, detail=""):
+def report(name, error, wall=None, cpu=None, detail=""):
     "One line of the test run; the error, if there is one, below it. Returns whether it failed."
-    took = "" if seconds is None else f"  {seconds:5.0f} s"
+    took = "" if wall is None else f"  {wall:6.1f} s{cpu:8.1f} s CPU"
     print(f"{'FAILED' if error else 'ok':7}{name:44}{took}{detail}", flush=True)
     if error: print(error, flush=True)
     return bool(error)
 
 
-def test():
-    "Everything that must hold before a change lands. Closes with `N passed, N failed`."
-    paths = notebooks()
+def timed(name, check):
+    "Run a check that returns an error or '' and report it with what it took. Returns whether it failed."
+    start, before = time.time(), processor_seconds()
+    error = check()
+    return report(name, error, time.time() - start, processor_seconds() - before)
+
+
+def report_pages(paths, **options):
+    "Run pages and report each, the total and the slowest last: whether each failed, and processor seconds, the fork server's included."
+    outcomes, server, failed = [], 0., []
+    for outcome, seconds in run_notebooks(paths, **options):
+        name, server = str(outcome.path.relative_to(NBS)), max(server, seconds)
+        failed.append(report(name, outcome.error, outcome.wall, outcome.cpu, f"  {outcome.tests} test cells"))
+        outcomes.append((outcome.cpu, name))
+    total = sum(cpu for cpu, _ in outcomes) + server
+    slowest = "; ".join(f"{name} {cpu:.1f} s ({cpu / total:.0%})" for cpu, name in sorted(outcomes, reverse=True)[:5])
+    print(f"pages: {total:.0f} s CPU, {server:.0f} s of them for what all import; slowest: {slowest}", flush=True)
+    return failed, total
+
+
+def chosen(names, since):
+    "The pages to run: all, those named by their paths, those that a change since a revision reaches."
+    paths = [Path(n).resolve() for n in names] or notebooks()
+    if missing := [str(p) for p in paths if not p.is_file()]: sys.exit(f"no notebook at {', '.join(missing)}")
     if not paths: sys.exit(f"no notebook found below {NBS}")
-    failed = [report(name, error) for name, error in sync_checks()]
-    for path, seconds, tests, error in run_notebooks(paths):
-        failed.append(report(str(path.relative_to(NBS)), error, seconds, f"  {tests} test cells"))
-    failed.append(report("wheel builds and imports in an empty venv", wheel_check()))
+    if not since: return paths
+    try: found = reached(ROOT, paths, changed_files(ROOT, since))
+    except ValueError as error: sys.exit(str(error))
+    left_out = [str(p.relative_to(NBS)) for p in paths if p not in found]
+    print(f"since {since}: {len(found)} of {len(paths)} pages; left out: {', '.join(left_out) or 'none'}", flush=True)
+    return found
+
+
+def close(failed, start, pages=0.):
+    "The totals and the closing line; exit status 1 if anything failed. `pages` are processor seconds of processes that are not waited for."
+    print(f"in all: {time.time() - start:.0f} s, {processor_seconds() + pages:.0f} s CPU", flush=True)
     print(f"{len(failed) - sum(failed)} passed, {sum(failed)} failed")
     sys.exit(any(failed))
+
+
+def test(*names, since=""):
+    "Everything that must hold before a change lands; or the steps that cost little and some pages only. Closes with `N passed, N failed`."
+    start = time.time()
+    failed = [report(name, error) for name, error in sync_checks()]
+    some, pages = chosen(names, since), 0.
+    if some:
+        outcomes, pages = report_pages(some)
+        failed += outcomes
+    if not names and not since: failed += [timed("runner says what fails, dies or hangs", selfcheck), timed("wheel builds and imports in an empty venv", wheel_check)]
+    close(failed, start, pages)
+
+
+def test_slow(*names):
+    "Run the pages that have cells marked slow, those cells included. Closes with `N passed, N failed`."
+    from nbdev.process import NBProcessor
+    start, slow = time.time(), [p for p in chosen(names, "") if any(has_flag(c, {"slow"}) for c in NBProcessor(p, rm_directives=False).nb.cells)]
+    failed, pages = report_pages(slow, flags=SKIP_FLAGS - {"slow"}, limit=SLOW_LIMIT) if slow else ([], 0.)
+    close(failed, start, pages)
 
 
 def sync():
@@ -187,13 +181,13 @@ def sync():
     export(), clean(), readme()
 
 
-def save(*names):
+def save(*names, slow=False):
     "Run notebooks (all without names) and keep their outputs; then clean and write README."
-    paths = [Path(n).resolve() for n in names] or notebooks()
+    start = time.time()
     export()
-    failed = [report(str(p.relative_to(NBS)), error, seconds) for p, seconds, _, error in run_notebooks(paths, save=True)]
+    failed, pages = report_pages(chosen(names, ""), save=True, flags=SKIP_FLAGS - {"slow"} if slow else SKIP_FLAGS, limit=SLOW_LIMIT)
     clean(), readme()
-    sys.exit(any(failed))
+    close(failed, start, pages)
 
 
 NUMBER = re.compile(r"\b\d{2}[a-z]?_(?=\w+\.(?:ipynb|html)|\w+$)") # the numbers order the folder; pages go without
@@ -229,8 +223,16 @@ def native_math(page):
 
 
 def main():
-    command, *names = sys.argv[1:] or ["help"]
-    commands = dict(test=test, sync=sync, save=save, docs=docs)
-    if command not in commands: sys.exit(f"usage: python .ci {'|'.join(commands)}")
+    top = argparse.ArgumentParser(prog="python .ci", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    for function in (test, test_slow, sync, save, docs):
+        command = commands.add_parser(function.__name__.replace("_", "-"), help=function.__doc__)
+        if function in (test, test_slow, save): command.add_argument("names", nargs="*", metavar="PAGE", help="paths of notebooks; all without")
+        if function is test: command.add_argument("--since", default="", metavar="REV", help="only pages that a change since this revision reaches")
+        if function is save: command.add_argument("--slow", action="store_true", help="run cells marked slow, too")
+        command.set_defaults(run=function)
+    options = vars(top.parse_args())
+    run, names = options.pop("run"), options.pop("names", [])
+    del options["command"]
     os.chdir(ROOT)
-    commands[command](*names)
+    run(*names, **options)

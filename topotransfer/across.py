@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from .cloud import check_count
-from .evaluation import (EXACT_UP_TO, FEWEST_FOR_INTERVAL, Comparison, _each_row, _kinds, _middle, _orders, _paired, _rounded, _share, _star,
-                                     compare_scores, dots_and_intervals, kendall_tau, top_regret)
+from .evaluation import (EXACT_UP_TO, FEWEST_FOR_INTERVAL, Comparison, _kinds, _middle, _orders, _paired, _rounded, _share, _star,
+                                     compare_scores, dots_and_intervals, kendall_tau, permuted_taus, resampled_taus, top_regret)
 from .ranking import Ranking, TitledTable
 
 # %% ../nbs/22a_across.ipynb #cb266e75
@@ -162,12 +162,13 @@ def evaluate_across(
     models = pd.Index(dict.fromkeys(m for table in tables.values() for m in table.index), name="model")
     values = {name: pd.DataFrame({d: t[name] if name in t else np.nan for d, t in tables.items()}).reindex(models).astype(float) for name in [*kinds, truth]}
     lists = _every_mean(values[truth], n_permutations, seed) # also refuses a truth that can't order the models
-    rows, cells, skipped = {}, {}, {}
-    for name, kind in kinds.items():
+    cells, skipped = {}, {}
+    for name in kinds:
         cells[name] = _cells(name, values[name], values[truth], skipped)
-        judged = cells[name].index[cells[name].notna()]
-        if not len(judged): raise ValueError(f"{name} must order the models of at least one dataset; {skipped[name, next(iter(tables))]}")
-        rows[name] = (kind, *_judge_across(values[name][judged].to_numpy().T, values[truth][judged].to_numpy().T, n_permutations, seed), len(judged))
+        if cells[name].isna().all(): raise ValueError(f"{name} must order the models of at least one dataset; {skipped[name, next(iter(tables))]}")
+    arrays = (np.array([frame.to_numpy().T for frame in frames]) for frames in ([values[name] for name in kinds], [values[truth]]))
+    judged = _judge_across(*arrays, pd.DataFrame(cells).to_numpy().T, n_permutations, seed)
+    rows = {name: (kind, *found) for (name, kind), found in zip(kinds.items(), judged)}
     columns = ["kind", "mean_tau", "low", "high", "p", "worst", "best", "regret", "datasets"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("score")
     return AcrossEvaluation(pd.DataFrame(cells).rename_axis("dataset"), table, truth, best_order(values[truth]) if len(models) <= 18 else None, lists, skipped, values)
@@ -180,25 +181,33 @@ def _cells(name:str, scores:pd.DataFrame, truths:pd.DataFrame, skipped:dict) -> 
         return np.nan
     return pd.Series({d: cell(d) for d in truths})
 
-def _mean_taus(scores:np.ndarray, truths:np.ndarray, picks:np.ndarray|None, drawn:np.ndarray|None=None) -> np.ndarray: # `(m,)`
-    "Mean over datasets of tau-b for every row of picks from the scores, against the truth as it is or as drawn."
-    taus = [_each_row(kendall_tau, s[picks], t[None] if drawn is None else t[drawn]) for s, t in zip(scores, truths)]
-    undefined = np.isnan(taus).all(axis=0)
-    return np.where(undefined, np.nan, np.nansum(taus, axis=0) / np.maximum((~np.isnan(taus)).sum(axis=0), 1))
+def _mean(taus:list[np.ndarray]) -> np.ndarray: # of `(k, m)` for each dataset: `(k, m)`
+    "Mean over the datasets on which it is defined; NaN where there is none."
+    known = sum((~np.isnan(t)).astype(int) for t in taus)
+    return np.where(known, sum(np.nan_to_num(t) for t in taus) / np.maximum(known, 1), np.nan)
 
 def _every_mean(truths:pd.DataFrame, n_permutations:int, seed:int) -> np.ndarray:
     "Mean tau-b of lists without ties: of all of them up to 8 models, of a random sample of those of more."
     _pair_weights(truths)
-    n, values = len(truths), truths.to_numpy().T
-    return _mean_taus(np.tile(np.arange(n, dtype=float), (len(values), 1)), values, _orders(n, n_permutations, seed))
+    lists, orders = np.arange(len(truths), dtype=float)[None], _orders(len(truths), n_permutations, seed)
+    return _mean([permuted_taus(lists, t, orders) for t in truths.to_numpy().T])[0]
 
-def _judge_across(scores:np.ndarray, truths:np.ndarray, n_permutations:int, seed:int) -> tuple:
-    "Mean tau-b, its interval, its p, its range without one model, mean regret."
-    n, observed = scores.shape[1], float(np.mean([kendall_tau(s, t) for s, t in zip(scores, truths)]))
-    chance = _mean_taus(scores, truths, _orders(n, n_permutations, seed))
-    p = _share(chance[~np.isnan(chance)], observed, "two-sided", n <= EXACT_UP_TO)
-    drawn = np.random.default_rng(seed).integers(0, n, (n_permutations, n))
-    ends = (np.nan, np.nan) if n < FEWEST_FOR_INTERVAL else _middle(_mean_taus(scores, truths, drawn, drawn), .95)
-    others = np.array([np.delete(np.arange(n), i) for i in range(n)])
-    without = _mean_taus(scores, truths, others, others) if n > 2 else np.array([np.nan])
-    return observed, *ends, p, without.min(), without.max(), float(np.mean([top_regret(s, t) for s, t in zip(scores, truths)]))
+def _judge_across(
+    scores:np.ndarray, # `(k, datasets, n)`
+    truths:np.ndarray, # `(1, datasets, n)`
+    cells:np.ndarray, # `(k, datasets)` tau-b; NaN where a score isn't judged
+    n_permutations:int,
+    seed:int,
+) -> list[tuple]: # k times
+    "Mean tau-b, its interval, its p, its range without one model, mean regret and the number of datasets."
+    n, observed = scores.shape[2], np.nanmean(cells, axis=1)
+    def mean(taus, picks): return _mean([np.where(np.isnan(cells[:, [d]]), np.nan, taus(scores[:, d], truth, picks)) for d, truth in enumerate(truths[0])])
+    chance = mean(permuted_taus, _orders(n, n_permutations, seed))
+    drawn = mean(resampled_taus, np.random.default_rng(seed).integers(0, n, (n_permutations, n)))
+    without = mean(resampled_taus, np.array([np.delete(np.arange(n), i) for i in range(n)])) if n > 2 else np.full((len(scores), 1), np.nan)
+    def judge(i):
+        ends = (np.nan, np.nan) if n < FEWEST_FOR_INTERVAL else _middle(drawn[i], .95)
+        p = _share(chance[i][~np.isnan(chance[i])], observed[i], "two-sided", n <= EXACT_UP_TO)
+        regrets = [top_regret(scores[i, d], truths[0, d]) for d in np.flatnonzero(~np.isnan(cells[i]))]
+        return float(observed[i]), *ends, p, without[i].min(), without[i].max(), float(np.mean(regrets)), len(regrets)
+    return [judge(i) for i in range(len(scores))]

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SMALL_SCORES', 'parser', 'run_rank', 'run_source_pr', 'run_reproduce', 'main']
 
-# %% ../nbs/31_cli.ipynb #6a8317cd
+# %% ../nbs/31_cli.ipynb #f67c0d34
 import argparse
 import sys
 from pathlib import Path
 
+# %% ../nbs/31_cli.ipynb #6a8317cd
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -86,7 +87,7 @@ def _write(ranking:Ranking, folder:Path, name:str) -> None:
     "Write the table and its picture, and say where."
     ranking.to_csv(folder / f"{name}.csv")
     picture = ranking.plot().figure
-    picture.savefig(folder / f"{name}.png", dpi=150)
+    picture.savefig(folder / f"{name}.png", dpi=min(150, 2000 / picture.get_figwidth()))
     plt.close(picture)
     print(f"wrote {folder / name}.csv and {folder / name}.png")
 

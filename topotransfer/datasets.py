@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torchvision.datasets as tv
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from .cloud import check_count, check_labels
 from .embeddings import digest
@@ -102,6 +100,7 @@ def animals() -> ImageSet: # 10,000 images of 28 × 28 pixels, 1,000 of each cla
 
 def digits() -> ImageSet: # 1,797 images of 8 × 8 pixels
     "Handwritten digits (scikit-learn's `load_digits`, BSD licence)."
+    from sklearn.datasets import load_digits # here, since it takes a second to load
     data = load_digits()
     return _array_set("digits", map(str, range(10)), (data.images * 255 / 16).round().astype(np.uint8), data.target)
 
@@ -122,21 +121,22 @@ def image_folder(
 
     Raises `FileNotFoundError` where there is no class folder, or one without images.
     """
-    listed = tv.ImageFolder(str(Path(root).expanduser()))
+    from torchvision.datasets import ImageFolder # here, since it takes a second or more to load
+    listed = ImageFolder(str(Path(root).expanduser()))
     paths, labels = zip(*listed.samples)
     return _path_set(name or Path(root).resolve().name, split, listed.classes, paths, labels)
 
 # %% ../nbs/11_datasets.ipynb #0193a3d9
 _TRAIN_TEST = ("train", "test")
-_READERS = { # name: (reader, splits, what it needs beyond the root, paths or images, labels, classes)
-    "aircraft": (tv.FGVCAircraft, ("train", "val", "trainval", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "caltech101": (tv.Caltech101, ("all",), lambda split: {}, lambda d: _caltech_paths(d), lambda d: d.y, lambda d: d.categories),
-    "cars": (tv.StanfordCars, _TRAIN_TEST, lambda split: dict(split=split), lambda d: [p for p, _ in d._samples], lambda d: [c for _, c in d._samples], lambda d: d.classes),
-    "cifar10": (tv.CIFAR10, _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "cifar100": (tv.CIFAR100, _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "dtd": (tv.DTD, ("train", "val", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "pets": (tv.OxfordIIITPet, ("trainval", "test"), lambda split: dict(split=split), lambda d: d._images, lambda d: d._labels, lambda d: d.classes),
-    "sun397": (tv.SUN397, ("all",), lambda split: {}, lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+_READERS = { # name: (reader of torchvision, splits, what it needs beyond the root, paths or images, labels, classes)
+    "aircraft": ("FGVCAircraft", ("train", "val", "trainval", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+    "caltech101": ("Caltech101", ("all",), lambda split: {}, lambda d: _caltech_paths(d), lambda d: d.y, lambda d: d.categories),
+    "cars": ("StanfordCars", _TRAIN_TEST, lambda split: dict(split=split), lambda d: [p for p, _ in d._samples], lambda d: [c for _, c in d._samples], lambda d: d.classes),
+    "cifar10": ("CIFAR10", _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
+    "cifar100": ("CIFAR100", _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
+    "dtd": ("DTD", ("train", "val", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+    "pets": ("OxfordIIITPet", ("trainval", "test"), lambda split: dict(split=split), lambda d: d._images, lambda d: d._labels, lambda d: d.classes),
+    "sun397": ("SUN397", ("all",), lambda split: {}, lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
 }
 _FOLDERS = {"birdsnap", "imagenet"}
 
@@ -161,6 +161,7 @@ def benchmark(
     reader, splits, options, items, labels, classes = _READERS[name]
     split = split or splits[0]
     if split not in splits: raise ValueError(f"split of {name} must be one of {splits}; found {split!r}")
-    data = reader(str(Path(root).expanduser()), download=download, **options(split))
+    from torchvision import datasets # here, since it takes a second or more to load
+    data = getattr(datasets, reader)(str(Path(root).expanduser()), download=download, **options(split))
     if isinstance(items(data), np.ndarray): return replace(_array_set(name, classes(data), items(data), np.array(labels(data))), split=split)
     return _path_set(name, split, classes(data), items(data), labels(data))

@@ -11,6 +11,7 @@ __all__ = ['EXACT_UP_TO', 'FEWEST_FOR_INTERVAL', 'kendall_tau', 'weighted_tau', 
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations, product
 
 import matplotlib.pyplot as plt
@@ -105,12 +106,16 @@ def permuted_taus(
     i, j = np.triu_indices(len(truth), 1)
     s = np.sign(scores[:, i] - scores[:, j]).T.astype(np.float32) # whole numbers, exact up to 16 million pairs
     known_s, s, truth = (~np.isnan(s)).astype(np.float32), np.nan_to_num(s), rankdata(truth, "dense", nan_policy="omit").astype(np.float32)
+    gaps = np.isnan(truth).any() or not known_s.all() # without them the numbers of untied pairs are the same for all orders
+    pairs_s, pairs_t = (np.abs(pairs).sum(axis=0, dtype=np.float64) for pairs in (s, np.sign(truth[i] - truth[j])))
     found, size = [], max(1, _CELLS // max(len(i), 1))
     for start in range(0, len(orders), size):
         shuffled = truth[np.argsort(orders[start:start + size], axis=1)] # moving the scores is moving the truth the other way
         t = np.sign(shuffled[:, i] - shuffled[:, j])
-        known_t, t = (~np.isnan(t)).astype(np.float32), np.nan_to_num(t)
-        found.append(_tau_b(*(product.T.astype(np.float64) for product in (t @ s, known_t @ np.abs(s), np.abs(t) @ known_s))))
+        if gaps:
+            known_t, t = (~np.isnan(t)).astype(np.float32), np.nan_to_num(t)
+            pairs_s, pairs_t = (known_t @ np.abs(s)).astype(np.float64), (np.abs(t) @ known_s).astype(np.float64)
+        found.append(_tau_b((t @ s).astype(np.float64), pairs_s, pairs_t).T)
     return np.concatenate(found, axis=1)
 
 # %% ../nbs/22_evaluation.ipynb #9ed041b2
@@ -150,22 +155,18 @@ def swapped_taus(
 def _pairs(values:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "For every row and pair of models the sign of the difference, 0 for ties and unknowns, and whether it is known."
     i, j = np.triu_indices(values.shape[1], 1)
-    signs = np.sign(values[:, i] - values[:, j])
+    signs = np.sign(values[:, i] - values[:, j]).astype(np.float32)
     return np.nan_to_num(signs), ~np.isnan(signs)
 
-def _weighted(s:np.ndarray, t:np.ndarray, known_s, known_t, weights=1) -> np.ndarray: # `(m,)`
-    "Agreement of pairs over the geometric mean of the untied ones; NaN where all are tied."
-    s, t = s * known_t, t * known_s
-    with np.errstate(invalid="ignore"):
-        return (weights * s * t).sum(1) / np.sqrt((weights * np.abs(s)).sum(1) * (weights * np.abs(t)).sum(1))
-
 def _weighted_taus(scores:np.ndarray, truth:np.ndarray) -> np.ndarray: # `(m, n)`, `(m, n)` -> `(m,)`
-    "Weighted tau of every row: the mean of ranking by the score and by the truth, as SciPy does it."
-    i, j = np.triu_indices(scores.shape[1], 1)
-    (s, known_s), (t, known_t) = _pairs(scores), _pairs(truth)
+    "Weighted tau of every row: the mean of ranking by the score and by the truth, as SciPy does it. A pair weighs as much as its two models together."
+    n, (s, known_s), (t, known_t) = scores.shape[1], _pairs(scores), _pairs(truth)
+    s, t, ends = s * known_t, t * known_s, np.zeros((s.shape[1], n), np.float32)
+    for end in np.triu_indices(n, 1): ends[np.arange(len(ends)), end] = 1
+    of_models = [(pairs @ ends).astype(np.float64) for pairs in (s * t, np.abs(s), np.abs(t))] # `(m, n)` sums over the pairs of each model
     def ranked_by(first, second):
         places = np.argsort(np.lexsort((second, first), axis=1)[:, ::-1], axis=1)
-        return _weighted(s, t, known_s, known_t, 1 / (1 + places[:, i]) + 1 / (1 + places[:, j]))
+        return _tau_b(*((sums / (1 + places)).sum(axis=1) for sums in of_models))
     return (ranked_by(scores, truth) + ranked_by(truth, scores)) / 2
 
 def _pearsons(scores:np.ndarray, truth:np.ndarray) -> np.ndarray: # `(m, n)`, `(m, n)` -> `(m,)`
@@ -305,13 +306,19 @@ class Evaluation(TitledTable):
     """How each column of a ranking orders the models, held against the truth.
 
     `table` has one row per score: tau-b, the ends of its 95 % bootstrap interval, its permutation p, weighted tau, Pearson's
-    correlation, the regret of its first choice and the number of models. `details` has interval and p of each of these.
+    correlation, the regret of its first choices and the number of models. `details` has interval and p of each of these.
     """
     table: pd.DataFrame
     truth: str
     skipped: dict[str, str] # score: reason
-    details: pd.DataFrame # by score and statistic: value, low, high, p
     values: pd.DataFrame # models by judged columns, the truth among them
+    top: int = 1 # how many first choices are tried for the regret
+
+    @cached_property
+    def details(self) -> pd.DataFrame: # by score and statistic: value, low, high, p
+        "Interval and p of every statistic of every score, computed when they are asked for."
+        found = {(name, statistic): _with_chance(*_paired(self.values[name], self.values[self.truth]), statistic, self.top) for name in self.table.index for statistic in _STATISTICS}
+        return pd.DataFrame.from_dict(found, orient="index", columns=["value", "low", "high", "p"]).set_axis(pd.MultiIndex.from_tuples(found, names=["score", "statistic"]))
 
     def to_csv(self, path) -> None:
         "Write the table with full precision."
@@ -380,13 +387,15 @@ def evaluate(
     except ValueError as error: raise ValueError(f"{truth} can't order the models: {error}") from error
     kinds = _kinds(table)
     check_count(top, "top", 1)
-    details, skipped = {}, {}
+    rows, skipped = {}, {}
     for name in table:
         if kinds[name] in ("truth", "diagnostic") or name == truth: continue
-        try: details[name] = _judge(table[name], table[truth], top)
+        try: rows[name] = (kinds[name], *_judge(table[name], table[truth], top))
         except ValueError as error: skipped[name] = str(error)
-    rows = pd.concat(details, names=["score", "statistic"]) if details else pd.DataFrame(columns=["value", "low", "high", "p"])
-    return Evaluation(_summary(details, kinds, table, truth), truth, skipped, rows, table[[*details, truth]])
+    ps = _tau_ps(table[[*rows, truth]], truth)
+    columns = ["kind", "tau_b", "low", "high", "p", "weighted_tau", "pearson", "regret", "n"]
+    summary = pd.DataFrame.from_dict(rows, orient="index", columns=columns).assign(p=pd.Series(ps, dtype=float)).rename_axis("score")
+    return Evaluation(summary, truth, skipped, table[[*rows, truth]], top)
 
 def _kinds(table:pd.DataFrame) -> dict[str, str]:
     "The kind of each column; `ValueError` where none is a baseline."
@@ -395,20 +404,32 @@ def _kinds(table:pd.DataFrame) -> dict[str, str]:
         raise ValueError(f"table must hold a baseline, one of {[n for n, s in SCORES.items() if s.kind == 'baseline']}; found {list(table)}")
     return kinds
 
-def _judge(scores, truth, top:int) -> pd.DataFrame:
-    "Value, interval and p of each statistic of one score."
-    scores, truth = _paired(scores, truth)
-    def regret(s, t): return top_regret(s, t, min(top, len(s)))
-    if top == 1: regret = top_regret
-    rows = {}
-    for name, statistic in dict(tau_b=kendall_tau, weighted_tau=weighted_tau, pearson=pearson, regret=regret).items():
-        p = permutation_p(scores, truth, statistic, alternative="less" if name == "regret" else "two-sided")
-        rows[name] = (statistic(scores, truth), *bootstrap_interval(scores, truth, statistic), p)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "p"])
+_STATISTICS = dict(tau_b=kendall_tau, weighted_tau=weighted_tau, pearson=pearson, regret=top_regret)
 
-def _summary(details:dict, kinds:dict, table:pd.DataFrame, truth:str) -> pd.DataFrame:
-    "One row per score."
-    rows = {name: (kinds[name], *d.loc["tau_b"], *d.loc[["weighted_tau", "pearson", "regret"], "value"], int((table[name].notna() & table[truth].notna()).sum()))
-            for name, d in details.items()}
-    columns = ["kind", "tau_b", "low", "high", "p", "weighted_tau", "pearson", "regret", "n"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("score")
+def _statistic(name:str, n:int, top:int) -> Callable:
+    "A statistic of n models by its name; with fewer models than first choices, all are tried."
+    if name != "regret" or top == 1: return _STATISTICS[name]
+    return lambda scores, truth: top_regret(scores, truth, min(top, n))
+
+def _with_chance(scores:np.ndarray, truth:np.ndarray, name:str, top:int) -> tuple: # value, low, high, p
+    "A statistic with its interval and its p."
+    statistic = _statistic(name, len(scores), top)
+    p = permutation_p(scores, truth, statistic, alternative="less" if name == "regret" else "two-sided")
+    return statistic(scores, truth), *bootstrap_interval(scores, truth, statistic), p
+
+def _judge(scores, truth, top:int) -> tuple:
+    "One row of the table, without the kind, and with NaN for p."
+    scores, truth = _paired(scores, truth)
+    others = (_statistic(name, len(scores), top)(scores, truth) for name in ("weighted_tau", "pearson", "regret"))
+    return kendall_tau(scores, truth), *bootstrap_interval(scores, truth), np.nan, *others, len(scores)
+
+def _tau_ps(table:pd.DataFrame, truth:str) -> dict[str, float]:
+    "`permutation_p` of every column but the truth; those that are known for the same models share one shuffling."
+    alike, found = {}, {}
+    for name in table.columns.drop(truth): alike.setdefault(tuple(table[name].notna() & table[truth].notna()), []).append(name)
+    for known, names in alike.items():
+        rows = table[list(known)]
+        orders = _orders(len(rows), 9999, 0)
+        for name, chance in zip(names, permuted_taus(rows[names].to_numpy(float).T, rows[truth].to_numpy(float), orders)):
+            found[name] = _share(chance, kendall_tau(rows[name], rows[truth]), "two-sided", len(rows) <= EXACT_UP_TO)
+    return found

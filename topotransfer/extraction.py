@@ -80,7 +80,7 @@ def extract(
     if len(dataset) == 0: raise ValueError(f"dataset must hold images; found none in {dataset.name}")
     for name, value, low in (("batch_size", batch_size, 1), ("shard_size", shard_size, 1), ("num_workers", num_workers, 0)): check_count(value, name, low)
     run = _Run(dataset, store, device, batch_size, num_workers)
-    for spec in zoo: run.admit(spec)
+    for spec in tqdm(zoo, desc="loading models", unit="model", leave=False, disable=not progress): run.admit(spec)
     shards = [slice(start, min(start + shard_size, len(dataset))) for start in range(0, len(dataset), shard_size)]
     run.sweep(shards, progress)
     return Extraction({n: run.done[n] for n in names if n in run.done}, {n: run.failures[n] for n in names if n in run.failures})
@@ -95,12 +95,17 @@ class _Run:
         self.failures: dict[str, str] = {}
 
     def admit(self, spec:ModelSpec) -> None:
-        "Load a model; it takes part unless its embeddings are in the store or it doesn't load."
+        "A model takes part unless its embeddings are in the store or it doesn't load; one that the store has met before is loaded only where it has work to do."
         try:
-            backbone, data = spec.load(), self.dataset
-            key = EmbeddingKey(spec.name, data.name, data.split, backbone.transform_words, backbone.fingerprint, data.fingerprint)
+            identity, backbone, data = spec.identity(spec) if spec.identity else "", None, self.dataset
+            made = self.store.recall(identity) if identity else None
+            if made is None:
+                backbone = spec.load()
+                made = backbone.transform_words, backbone.fingerprint
+                if identity: self.store.remember(identity, *made)
+            key = EmbeddingKey(spec.name, data.name, data.split, *made, data.fingerprint)
             if (found := self.store.load(key)) is not None: self.done[spec.name] = found
-            else: self.models[spec.name] = backbone.to(self.device, memory_format=torch.channels_last), key
+            else: self.models[spec.name] = (backbone or spec.load()).to(self.device, memory_format=torch.channels_last), key
         except Exception as error: self._fail(spec.name, error)
 
     def sweep(self, shards:list[slice], progress:bool) -> None:

@@ -10,8 +10,6 @@ import warnings
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from .cloud import check_labels
 from .embeddings import Embeddings
@@ -54,6 +52,8 @@ def nleep(
     energy:float=.8, # share of the variance that the principal components keep
 ) -> float:
     "LEEP with the responsibilities of a Gaussian mixture on principal components in place of source probabilities: at most 0. `ValueError` for fewer than `components` images per class."
+    from sklearn.exceptions import ConvergenceWarning # here, since scikit-learn takes a second to load
+    from sklearn.mixture import GaussianMixture
     m = class_moments(embeddings)
     s, axes = m.total
     wanted = components * len(m.counts)

@@ -8,14 +8,10 @@ __all__ = ['parc', 'stratified_sample', 'knn', 'linear_probe']
 # %% ../nbs/20e_neighbour_scores.ipynb #12cd0639
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from .cloud import check_count, check_labels
 from .embeddings import Embeddings
-from .scores import class_moments, register_score
+from .scores import class_moments, few_threads, register_score
 
 # %% ../nbs/20e_neighbour_scores.ipynb #74503ad5
 @register_score(source="Bolya, Mittapalli, Hoffman 2021, arXiv 2111.06977, section 4; probe sets of 500 images as there", cost="n d min(n, d)")
@@ -82,6 +78,10 @@ def linear_probe(embeddings:Embeddings) -> float:
 
     A class of fewer than five images means fewer folds; a class of one image raises `ValueError`.
     """
+    from sklearn.linear_model import LogisticRegression # here, since scikit-learn takes a second to load
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     codes = check_labels(embeddings.labels, len(embeddings.features))
     folds = min(5, np.bincount(codes).min())
     if folds < 2: raise ValueError("linear_probe needs at least 2 images of each class; found a class of 1")
@@ -89,4 +89,4 @@ def linear_probe(embeddings:Embeddings) -> float:
     features = features / (np.abs(features).max() or 1.) # else tiny features look constant to the scaler
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     splits = StratifiedKFold(folds, shuffle=True, random_state=0)
-    return 100 * float(cross_val_score(probe, features, codes, cv=splits).mean())
+    with few_threads(features.size * (codes.max() + 1)): return 100 * float(cross_val_score(probe, features, codes, cv=splits).mean())

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from ripser import ripser
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.csgraph import minimum_spanning_tree as sparse_spanning_tree
@@ -457,6 +456,7 @@ def h0_persistence(
     if backend == "exact": return minimum_spanning_tree(points, **options).lengths
     if backend != "ripser": raise ValueError(f"backend must be 'exact' or 'ripser'; found {backend!r}")
     if options: raise TypeError(f"options are for the exact backend only; found {sorted(options)} with backend 'ripser'")
+    from ripser import ripser # here, since ripser takes a second to load
     points = check_points(points).astype(np.float64)
     unit = 2. ** np.frexp(np.abs(points).max())[1]
     with warnings.catch_warnings(): # ripser takes a wide cloud for a mistake; embeddings are wide

@@ -6,7 +6,7 @@
 __all__ = ['TitledTable', 'Ranking', 'default_scores', 'rank_embeddings', 'rank']
 
 # %% ../nbs/21_ranking.ipynb #76403c78
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -14,11 +14,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
 from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
+from .score_cache import ScoreCache
 from .scores import SCORES, compute_scores, marked
 from .source import mixed_sources, own_source_table
 from .zoo import ModelSpec
@@ -87,7 +89,7 @@ class Ranking(TitledTable):
         if self._wide: down, across, cells, shade = [a.replace("\n", " ") for a in across], down, cells.T, shade.T
         ax = ax or plt.subplots(figsize=(1.6 + 1.35 * len(across), 1.3 + .36 * len(down)))[1]
         ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
-        for (i, j), value in np.ndenumerate(cells): ax.text(j, i, value, ha="center", va="center", fontsize=9)
+        for (i, j), value in np.ndenumerate(cells): ax.text(j, i, value, ha="center", va="center", fontsize=9).set_in_layout(False) # it lies within the axes anyway
         ax.set_xticks(range(len(across)), across, fontsize=8, parse_math=False); ax.set_yticks(range(len(down)), down, fontsize=9, parse_math=False)
         ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
         ax.set_xlabel("pale: best by this score, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))
@@ -109,6 +111,8 @@ def rank_embeddings(
     embeddings:Iterable[Embeddings], # of several models on the same images
     scores:Iterable[str]|None=None, # registered names; all of them by default; baselines are always added
     by:str="pr_target", # the column to sort by, best first
+    store:Store|str|Path|None=None, # where values of scores are kept and looked up (`ScoreCache`): a store or its folder; nowhere if missing
+    progress:bool=False, # show a bar
 ) -> Ranking:
     """Score embeddings of several models on the same images and sort the models (stages 2 and 3 of the poster's method).
 
@@ -124,12 +128,21 @@ def rank_embeddings(
     images = {(e.key.dataset, e.key.split, e.key.data) for e in embeddings}
     if len(images) > 1: raise ValueError(f"embeddings must be of the same images; found {sorted(f'{d}/{s} {h[:8]}' for d, s, h in images)}")
     table, gaps = pd.DataFrame(index=pd.Index(models, name="model"), columns=list(dict.fromkeys(names)), dtype=float), {}
-    for name in table:
-        for model, found in zip(models, compute_scores(name, embeddings)):
-            if not isinstance(found, Exception): table.loc[model, name] = found
-            else: gaps[model, name] = str(found) if isinstance(found, ValueError) else f"{type(found).__name__}: {found}"
+    for model, name, found in _values(table, embeddings, store, progress):
+        if not isinstance(found, Exception): table.loc[model, name] = found
+        else: gaps[model, name] = str(found) if isinstance(found, ValueError) else f"{type(found).__name__}: {found}"
     mixed = mixed_sources(embeddings) if any("source" in SCORES[name].needs for name in table) else ""
     return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps, doubts=(mixed,) if mixed else ())
+
+def _values(table:pd.DataFrame, embeddings:list[Embeddings], store, progress:bool) -> Iterator[tuple]:
+    "Model, score and what came out of it, for every cell of a table; what is relative to the zoo for all models at once."
+    scores = compute_scores if store is None else ScoreCache(store if isinstance(store, Store) else Store(store)).scores
+    with tqdm(total=table.size, desc="scoring", unit="value", disable=not progress) as bar:
+        for name in table:
+            for part in [embeddings] if SCORES[name].zoo_relative else [[e] for e in embeddings]:
+                bar.set_postfix_str(f"{part[0].key.model if len(part) == 1 else 'all models'}, {name}")
+                for e, found in zip(part, scores(name, part)): yield e.key.model, name, found
+                bar.update(len(part))
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
 def rank(
@@ -137,18 +150,20 @@ def rank(
     dataset:Dataset, # labelled images
     scores:Iterable[str]|None=None, # registered names; all of them by default; baselines are always added
     by:str="pr_target", # the column to sort by, best first
-    store:Store|str|Path|None=None, # where embeddings are kept and looked up: a store or its folder; the default store if missing
+    store:Store|str|Path|None=None, # where embeddings and values of scores are kept and looked up: a store or its folder; the default store if missing
+    progress:bool=True, # show bars
     **extraction, # `device`, `batch_size`, `num_workers`, … of `extract`
 ) -> Ranking:
     """Rank a zoo of pretrained backbones for a dataset, before any fine-tuning.
 
-    A model that fails is listed under `failures` and the others are ranked; if all of them fail, `RuntimeError` says why.
+    What the store holds is not computed again: embeddings, and values of scores that haven't changed since (`ScoreCache`). A model that fails is listed under `failures` and the others are ranked; if all of them fail, `RuntimeError` says why.
     Raises what `extract` and `rank_embeddings` raise; unknown scores are refused before any image is opened.
     """
     scores = None if scores is None else list(scores)
     for name in [by, *(scores or [])]:
         if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
-    extracted = extract(zoo, dataset, store, **extraction)
+    store = store if isinstance(store, Store) else Store(store)
+    extracted = extract(zoo, dataset, store, progress=progress, **extraction)
     if not extracted.embeddings: raise RuntimeError("no model could be embedded: " + "; ".join(f"{m}: {r}" for m, r in extracted.failures.items()))
-    with own_source_table(store): ranking = rank_embeddings(extracted.embeddings.values(), scores, by)
+    with own_source_table(store): ranking = rank_embeddings(extracted.embeddings.values(), scores, by, store, progress)
     return replace(ranking, failures=extracted.failures)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.metrics import adjusted_rand_score
 
 from .cloud import check_count, check_labels, check_points
 from .persistence import SpanningTree, h0_persistence, minimum_spanning_tree
@@ -95,6 +94,7 @@ def pieces_of_tree(
     n_classes:int|None=None, # how many pieces; the number of classes in `labels` by default
 ) -> Pieces:
     "`persistence_pieces` of a cloud whose spanning tree is known; raises what it raises."
+    from sklearn.metrics import adjusted_rand_score # here, since scikit-learn takes a second to load
     n = len(tree.lengths) + 1
     classes = check_labels(labels, n)
     k = check_count(classes.max() + 1 if n_classes is None else n_classes, "n_classes", 2, n - 1)

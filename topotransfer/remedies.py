@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import cdist, squareform
-from sklearn.neighbors import NearestNeighbors
 
 from .cloud import check_count, check_labels, check_points
 from .persistence import SpanningTree, h0_persistence, minimum_spanning_tree
@@ -108,6 +107,7 @@ def intrinsic_dimension(
     points = np.unique(check_points(points).astype(np.float64), axis=0)
     points = points - points.mean(axis=0)
     if len(points) < 3: raise ValueError(f"points must hold at least 3 distinct points; found {len(points)}")
+    from sklearn.neighbors import NearestNeighbors # here, since scikit-learn takes a second to load
     r = NearestNeighbors(n_neighbors=3, algorithm="kd_tree").fit(points).kneighbors(points)[0] # exact also for near copies
     with np.errstate(divide="ignore", invalid="ignore"): total = np.log(r[:, 2] / r[:, 1]).sum()
     if total == 0: raise ValueError("points must not all have two equally near neighbours")

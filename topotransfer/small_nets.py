@@ -6,18 +6,19 @@
 __all__ = ['ARCHITECTURES', 'small_net', 'grey_28', 'small_zoo_cards', 'small_zoo']
 
 # %% ../nbs/12a_small_nets.ipynb #ae87497f
+from collections.abc import Callable
 from functools import partial
 from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 import torch
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from torchvision import transforms
 
 from .cloud import check_count
-from .zoo import ModelSpec
+from .zoo import ModelSpec, identity_of
 
 # %% ../nbs/12a_small_nets.ipynb #41985b51
 def _conv(n_in:int, n_out:int, size:int=3, stride:int=1, groups:int=1) -> nn.Sequential:
@@ -90,8 +91,9 @@ class _Swap(nn.Module):
     def forward(self, x): return x.transpose(1, 2)
 
 # %% ../nbs/12a_small_nets.ipynb #0c8a70aa
-def grey_28() -> transforms.Compose: # PIL image -> `(1, 28, 28)` float tensor of about mean 0 and deviation 1
+def grey_28() -> Callable: # PIL image -> `(1, 28, 28)` float tensor of about mean 0 and deviation 1
     "What all small networks expect: one grey channel of 28 × 28 pixels."
+    from torchvision import transforms # here, since it takes a second or more to load
     return transforms.Compose([transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor(), transforms.Normalize(.3, .35)])
 
 # %% ../nbs/12a_small_nets.ipynb #2f657a32
@@ -120,4 +122,5 @@ def small_zoo(
     cards = small_zoo_cards()
     if series not in set(cards.series): raise ValueError(f"series must be one of {cards.series.unique().tolist()}; found {series!r}")
     chosen = cards[(cards.source == "fashion") & (cards.series == series)].to_dict("index")
-    return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28()) for name, card in chosen.items()]
+    identity = partial(identity_of, __name__, lambda: Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors")
+    return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28(), identity=identity) for name, card in chosen.items()]

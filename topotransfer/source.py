@@ -6,11 +6,12 @@
 __all__ = ['source_table', 'add_source_pr', 'pr', 'pr_labelled', 'pr_whole', 'mixed_sources', 'own_source_table']
 
 # %% ../nbs/20f_source.ipynb #5f85d0b7
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date
-from functools import partial
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 
@@ -39,7 +40,13 @@ def source_table(
 def _own_path(store) -> Path: return (store if isinstance(store, Store) else Store(store)).root / "source_pr.csv"
 
 def _read(path) -> pd.DataFrame:
-    "A table file, checked: the columns are there, each ratio is tightness over separation, the remedies are numbers that are not negative or empty."
+    "A table file, checked, and read again only when it has changed."
+    state = os.stat(path)
+    return _checked(path, state.st_mtime_ns, state.st_size, state.st_ino).copy()
+
+@lru_cache(8)
+def _checked(path, *state:int) -> pd.DataFrame:
+    "A table file in a given state: the columns are there, each ratio is tightness over separation, the remedies are numbers that are not negative or empty."
     table = pd.read_csv(path, dtype=dict(weights=str, model=str, data=str, date=str))
     for name in _REMEDIES: # not kept in the first tables
         if name not in table and set(table) < set(_COLUMNS): table.insert(_COLUMNS.index(name), name, np.nan)

@@ -5,7 +5,7 @@
 # make lab    open the book in JupyterLab
 # make docs   render the book as a site into _docs/
 # make sync   after editing notebooks: export the package, clean the notebooks, write README.md
-# make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB)
+# make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB); SLOW=1: slow cells, too
 # make zoo    train, fine-tune and score the zoo of small networks again; goes on where it stopped (two hours or more)
 
 PYTHON ?= python3
@@ -46,7 +46,7 @@ sync: .venv/installed-dev
 	$(PY) .ci sync
 
 save: .venv/installed-dev
-	$(PY) .ci save $(NB)
+	$(PY) .ci save $(if $(SLOW),--slow) $(NB)
 
 zoo: .venv/installed
 	@$(call install,--no-deps $(IMAGES) $(SOLAR))

@@ -2,7 +2,7 @@
 import argparse, base64, hashlib, html, os, re, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 
-from runner import SKIP_FLAGS, has_flag, processor_seconds, run_notebooks
+from runner import SKIP_FLAGS, processor_seconds, run_notebooks
 from selfcheck import selfcheck
 from since import changed_files, reached
 
@@ -75,6 +75,19 @@ def sync_checks():
         after = digests(*watched)
         changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
         yield name, f"out of step, mended now: {', '.join(changed)}" if changed else ""
+
+
+def slow_pages():
+    "The pages that have cells marked slow."
+    from nbdev.process import NBProcessor
+    return [p for p in notebooks() if any("slow" in (getattr(c, "directives_", None) or {}) for c in NBProcessor(p, rm_directives=False).nb.cells)]
+
+
+def slow_check():
+    "Whether CONTRIBUTING.md lists the pages with slow cells: error or ''."
+    marked = {str(p.relative_to(ROOT)) for p in slow_pages()}
+    listed = set(re.findall(r"^\* `(nbs/\S+\.ipynb)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M))
+    return "" if marked == listed else f"it must list {sorted(marked)}; found {sorted(listed)}"
 
 
 def wheel_check():
@@ -159,7 +172,7 @@ def close(failed, start, pages=0.):
 def test(*names, since=""):
     "Everything that must hold before a change lands; or the steps that cost little and some pages only. Closes with `N passed, N failed`."
     start = time.time()
-    failed = [report(name, error) for name, error in sync_checks()]
+    failed = [report(name, error) for name, error in sync_checks()] + [report("CONTRIBUTING.md lists the slow pages", slow_check())]
     some, pages = chosen(names, since), 0.
     if some:
         outcomes, pages = report_pages(some)
@@ -170,8 +183,7 @@ def test(*names, since=""):
 
 def test_slow(*names):
     "Run the pages that have cells marked slow, those cells included. Closes with `N passed, N failed`."
-    from nbdev.process import NBProcessor
-    start, slow = time.time(), [p for p in chosen(names, "") if any(has_flag(c, {"slow"}) for c in NBProcessor(p, rm_directives=False).nb.cells)]
+    start, slow = time.time(), [p for p in chosen(names, "") if p in slow_pages()]
     failed, pages = report_pages(slow, flags=SKIP_FLAGS - {"slow"}, limit=SLOW_LIMIT) if slow else ([], 0.)
     close(failed, start, pages)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 SKIP_FLAGS = {"notest", "slow", "gpu"}
 COLOURS = 64
-LIMIT = 1200 # seconds after which a page is taken to hang
+LIMIT = 1800 # seconds after which a page is taken to hang
 # What nearly every page imports, loaded once: third-party modules only, and none that starts a thread.
 PRELOADED = ["execnb.shell", "hypothesis", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "nbdev.process", "pandas", "persim",
              "psutil", "ripser", "safetensors.torch", "scipy.cluster.hierarchy", "scipy.optimize", "scipy.stats", "sklearn.datasets",
@@ -103,10 +103,14 @@ class Page:
         try: tests, error, cpu, server = self.receiver.recv() if not late else (0, f"ended after {limit} s without a result: it hangs", 0., 0.)
         except EOFError: tests, error, cpu, server = 0, "", 0., 0.
         self.process.join(0 if late else 60) # time for its last words
+        self.kill()
+        return Outcome(self.path, wall, cpu, tests, error or self._death(late)), server
+
+    def kill(self):
+        "End the page and whatever it has started."
         try: os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError: pass
         self.process.join()
-        return Outcome(self.path, wall, cpu, tests, error or self._death(late)), server
 
     def _death(self, late):
         "What is wrong with a process that said nothing is wrong."
@@ -121,11 +125,14 @@ def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
     context.set_forkserver_preload(PRELOADED)
     ready = context.Process(target=int) # the server has loaded everything once this has ended: no page waits for it
     ready.start(), ready.join()
-    while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
-            page = Page(context, waiting.pop(0), save, flags)
-            running[page.receiver] = page
-        nearest = min(page.start for page in running.values()) + limit - time.time()
-        ended = connection.wait(list(running), timeout=max(nearest, 0))
-        for receiver in ended or [r for r, page in running.items() if time.time() - page.start >= limit]:
-            yield running.pop(receiver).end(limit)
+    try:
+        while waiting or running:
+            while waiting and len(running) < (os.cpu_count() or 1):
+                page = Page(context, waiting.pop(0), save, flags)
+                running[page.receiver] = page
+            nearest = min(page.start for page in running.values()) + limit - time.time()
+            ended = connection.wait(list(running), timeout=max(nearest, 0))
+            for receiver in ended or [r for r, page in running.items() if time.time() - page.start >= limit]:
+                yield running.pop(receiver).end(limit)
+    finally: # Ctrl-C reaches this process, not the pages
+        for page in running.values(): page.kill()

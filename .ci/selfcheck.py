@@ -5,7 +5,7 @@ from pathlib import Path
 from runner import run_notebooks
 from since import reached
 
-LIMIT = 20 # seconds for the page that hangs
+LIMIT = 30 # seconds for the page that hangs
 HANG = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nopen('child', 'w').write(str(child.pid))\nchild.wait()"
 PAGES = dict(fails=["assert True", "assert 1 + 1 == 3, 'arithmetic'"], dies=["import os\nos._exit(3)"], hangs=[HANG], passes=["assert 1 + 1 == 2"],
              untested=["#| export\nx = 1"], waits=["#| slow\nassert False"])

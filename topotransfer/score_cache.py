@@ -42,12 +42,17 @@ def _is_own(
     return bool(places) and not any(installed(Path(place).resolve()) for place in places)
 
 @cache
+def _distributions() -> dict[str, list[str]]: return metadata.packages_distributions()
+
+@cache
 def _version(
-    distribution:str, # as pip calls it
+    top:str, # name of a top-level module
 ) -> str:
-    "The version of an installed library; empty where there is none of this name."
-    try: return metadata.version(distribution)
-    except metadata.PackageNotFoundError: return ""
+    "The versions of the installed libraries that a module belongs to; empty for a module of Python's."
+    if top in sys.stdlib_module_names: return ""
+    try: return metadata.version(top)
+    except metadata.PackageNotFoundError: # called otherwise, as scikit-learn is
+        return " ".join(f"{name} {metadata.version(name)}" for name in sorted(set(_distributions().get(top, []))))
 
 # %% ../nbs/20h_score_cache.ipynb #feaa6983
 _CONSTANTS = (NoneType, bool, int, float, complex, str, bytes, EllipsisType)
@@ -89,6 +94,7 @@ class _Reader:
         elif isinstance(thing, (staticmethod, classmethod)): found = [thing.__func__]
         elif hasattr(thing, "__wrapped__"): found = [thing.__wrapped__] # functools.cache
         elif is_dataclass(thing): found = [type(thing), *(getattr(thing, f.name) for f in fields(thing))]
+        elif self.followed(type(thing).__module__): found = [type(thing), getattr(thing, "__dict__", None)]
         else: return self.value(thing)
         for part in found: self.read(part)
 
@@ -213,5 +219,5 @@ class ScoreCache:
     def _load(self, e:Embeddings, name:str, source:str, given:str) -> float|ValueError|None:
         "A value, or the reason why there is none; `None` if it isn't known, belongs to something else or, with a warning, was damaged."
         entry = load_entry(self.path(e, name))
-        if not entry or (entry["score"], entry["source"], entry["embeddings"]) != (name, source, given): return None
+        if not entry or [entry.get(part) for part in ("score", "source", "embeddings")] != [name, source, given]: return None
         return ValueError(entry["reason"]) if entry["value"] is None else entry["value"]

@@ -1,6 +1,6 @@
 # make rank   rank the bundled backbones on the bundled images, offline after the first installation
 # make test   run every notebook and the checks that keep notebooks, package and README in step
-# make test NB="nbs/03_ratio.ipynb"   run single pages;  make test SINCE=main   those that a change since then reaches
+# make test NB="nbs/03_ratio.ipynb nbs/21_ranking.ipynb"   run single pages;  make test SINCE=main   those that a change since then reaches
 # make test-slow   run the pages whose cells are marked slow, those cells included
 # make lab    open the book in JupyterLab
 # make docs   render the book as a site into _docs/

@@ -1,4 +1,4 @@
-"""`python .ci test|sync|save|docs`: the book's own tools, see `book.py`."""
+"""`python .ci test|test-slow|sync|save|docs`: the book's own tools, see `book.py`."""
 from book import main
 
 main()

@@ -1,5 +1,5 @@
 """Test the book, keep package and README in step with it, render the site."""
-import argparse, base64, hashlib, html, os, re, shutil, subprocess, sys, tempfile, time
+import argparse, base64, hashlib, html, os, re, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from runner import SKIP_FLAGS, processor_seconds, run_notebooks
@@ -140,11 +140,11 @@ def report_pages(paths, **options):
     "Run pages and report each, the total and the slowest last: whether each failed, and processor seconds, the fork server's included."
     outcomes, server, failed = [], 0., []
     for outcome, seconds in run_notebooks(paths, **options):
-        name, server = str(outcome.path.relative_to(NBS)), max(server, seconds)
+        name, server = os.path.relpath(outcome.path, NBS), max(server, seconds)
         failed.append(report(name, outcome.error, outcome.wall, outcome.cpu, f"  {outcome.tests} test cells"))
         outcomes.append((outcome.cpu, name))
     total = sum(cpu for cpu, _ in outcomes) + server
-    slowest = "; ".join(f"{name} {cpu:.1f} s ({cpu / total:.0%})" for cpu, name in sorted(outcomes, reverse=True)[:5])
+    slowest = "; ".join(f"{name} {cpu:.1f} s ({cpu / (total or 1):.0%})" for cpu, name in sorted(outcomes, reverse=True)[:5])
     print(f"pages: {total:.0f} s CPU, {server:.0f} s of them for what all import; slowest: {slowest}", flush=True)
     return failed, total
 
@@ -183,7 +183,9 @@ def test(*names, since=""):
 
 def test_slow(*names):
     "Run the pages that have cells marked slow, those cells included. Closes with `N passed, N failed`."
-    start, slow = time.time(), [p for p in chosen(names, "") if p in slow_pages()]
+    start, marked, paths = time.time(), slow_pages(), chosen(names, "")
+    slow = [p for p in paths if p in marked]
+    if names and (plain := [p.name for p in paths if p not in marked]): print(f"left out, without a slow cell: {', '.join(plain)}", flush=True)
     failed, pages = report_pages(slow, flags=SKIP_FLAGS - {"slow"}, limit=SLOW_LIMIT) if slow else ([], 0.)
     close(failed, start, pages)
 
@@ -247,4 +249,5 @@ def main():
     run, names = options.pop("run"), options.pop("names", [])
     del options["command"]
     os.chdir(ROOT)
+    for stop in (signal.SIGTERM, signal.SIGHUP): signal.signal(stop, lambda number, frame: sys.exit(f"stopped by {signal.Signals(number).name}")) # and end the pages
     run(*names, **options)

@@ -4,6 +4,7 @@ It is a module, not a script: IPython replaces `__main__` in the processes that 
 `__main__` could not be found again there.
 """
 import base64, io, multiprocessing, os, re, resource, signal, time
+from contextlib import suppress
 from multiprocessing import connection
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def run_cells(path, save, flags):
     except Exception: return len(tests), shell.prettytb(fname=path)
     if save:
         tidy_outputs(nb)
-        write_nb(nb, path)
+        write_nb(nb, path.with_suffix(".tmp")) # whole or not at all
+        os.replace(path.with_suffix(".tmp"), path)
     return len(tests), ""
 
 
@@ -91,7 +93,7 @@ def run_page(path, save, flags, sender):
 class Page:
     "A page under way."
     def __init__(self, context, path, save, flags):
-        self.path, self.start = path, time.time()
+        self.path, self.start = path, time.monotonic()
         self.receiver, sender = context.Pipe(duplex=False)
         self.process = context.Process(target=run_page, args=(path, save, flags, sender))
         self.process.start()
@@ -99,23 +101,25 @@ class Page:
 
     def end(self, limit):
         "The outcome of a page that has ended or has had its time, and the fork server's processor seconds."
-        wall, late = time.time() - self.start, not self.receiver.poll() and self.process.is_alive()
-        try: tests, error, cpu, server = self.receiver.recv() if not late else (0, f"ended after {limit} s without a result: it hangs", 0., 0.)
+        wall, late = time.monotonic() - self.start, self.process.is_alive() and not self.receiver.poll()
+        if not late: self.process.join(60) # time for its last words
+        self.kill() # what is left of it might hold the pipe open
+        try: tests, error, cpu, server = self.receiver.recv() if self.receiver.poll() else (0, "", 0., 0.)
         except EOFError: tests, error, cpu, server = 0, "", 0., 0.
-        self.process.join(0 if late else 60) # time for its last words
-        self.kill()
-        return Outcome(self.path, wall, cpu, tests, error or self._death(late)), server
+        if late: error = f"ended after {limit} s without a result: it hangs"
+        return Outcome(self.path, wall, cpu, tests, error or self._death()), server
 
     def kill(self):
         "End the page and whatever it has started."
-        try: os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError: pass
+        code = self.process.exitcode
+        with suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)
+        if code is None: self.process.kill() # it may not have come to lead a group of its own
         self.process.join()
 
-    def _death(self, late):
+    def _death(self):
         "What is wrong with a process that said nothing is wrong."
         code = self.process.exitcode
-        return "" if late or code == 0 else f"its process died with exit status {code}"
+        return f"its process died with exit status {code}" if code else ""
 
 
 def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
@@ -130,9 +134,9 @@ def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
             while waiting and len(running) < (os.cpu_count() or 1):
                 page = Page(context, waiting.pop(0), save, flags)
                 running[page.receiver] = page
-            nearest = min(page.start for page in running.values()) + limit - time.time()
-            ended = connection.wait(list(running), timeout=max(nearest, 0))
-            for receiver in ended or [r for r, page in running.items() if time.time() - page.start >= limit]:
-                yield running.pop(receiver).end(limit)
+            nearest = min(page.start for page in running.values()) + limit - time.monotonic()
+            connection.wait([waitable for page in running.values() for waitable in (page.receiver, page.process.sentinel)], timeout=max(nearest, 0))
+            for receiver, page in list(running.items()):
+                if receiver.poll() or not page.process.is_alive() or time.monotonic() - page.start >= limit: yield running.pop(receiver).end(limit)
     finally: # Ctrl-C reaches this process, not the pages
         for page in running.values(): page.kill()

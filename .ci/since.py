@@ -37,9 +37,9 @@ def mentions(text, stem):
 def changed_files(root, revision):
     "Paths below the root that differ from a revision, new ones included; `ValueError` for an unknown revision."
     def git(*words): return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
-    differ = git("diff", "--name-only", revision, "--")
+    differ = git("diff", "--name-only", "--no-renames", "-z", revision, "--")
     if differ.returncode: raise ValueError(f"SINCE must be a revision that git knows; found {revision!r}: {differ.stderr.strip()}")
-    return set(differ.stdout.splitlines()) | set(git("ls-files", "--others", "--exclude-standard").stdout.splitlines())
+    return {name for name in (differ.stdout + git("ls-files", "--others", "--exclude-standard", "-z").stdout).split("\0") if name}
 
 
 def reached(root, pages, changed):
@@ -59,7 +59,7 @@ def reached(root, pages, changed):
         path = root / name
         if path in sources: hit.add(path)
         elif path.suffix == ".ipynb" or path.name in ("_modidx.py", "styles.css"): continue # a page that is gone or not a test
-        elif path.parent == package and path.suffix == ".py": hit |= {p for p in pages if path.stem in through[p] or path.stem == "__init__"}
+        elif path.parent == package and path.suffix == ".py": hit |= {p for p in pages if path.stem in through[p] | modules_named(texts[p]) or path.stem == "__init__"} # one that is gone is still named
         elif book in path.parents or package in path.parents: hit |= {p for p in pages if mentions(texts[p], path.stem)} or set(pages)
         elif path.parent == root / ".ci" or name in ("settings.ini", "setup.py", "pyproject.toml", "Makefile"): hit |= set(pages)
     return [p for p in pages if p in hit]

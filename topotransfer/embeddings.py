@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -141,7 +142,7 @@ def load_entry(path:Path) -> dict|None:
     except OSError: return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         warnings.warn(f"{path} is damaged ({error}); it is removed and will be computed again", stacklevel=2)
-        path.unlink(missing_ok=True)
+        with suppress(OSError): path.unlink(missing_ok=True) # where nothing can be removed it is named each time
 
 # %% ../nbs/10_embeddings.ipynb #52ca012c
 class Store:

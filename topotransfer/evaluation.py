@@ -142,9 +142,9 @@ def swapped_taus(
     truth:np.ndarray, # `(n,)` accuracy of the same models; NaN where there is none
     swaps:np.ndarray, # `(m, n)` whether a model has its rank by `second` in place of that by `first`
 ) -> np.ndarray: # `(m,)`
-    "tau-b of the mixed ranks with the truth for each row of swaps; NaN where nothing can be ordered."
+    "tau-b of the mixed ranks with the truth for each row of swaps, over the models that both scores know; NaN where nothing can be ordered."
     x, t = swaps.astype(np.float64), _signs(truth, truth)
-    known = ~np.isnan(t + _signs(first, second)) & ~np.eye(len(truth), dtype=bool)
+    known = ~np.isnan(t + _signs(first + second, first + second)) & ~np.eye(len(truth), dtype=bool)
     t = np.where(known, t, 0)
     cases = [(1 - x, _signs(first, first), 1 - x), (2 - 2 * x, _signs(first, second), x), (x, _signs(second, second), x)]
     cases = [(left, np.where(known, s, 0), right) for left, s, right in cases]

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 
 from .embeddings import Embeddings, Store, digest, load_entry, save_entry
-from .scores import SCORES, Score, compute_scores
+from .scores import SCORES, Score, compute_score, compute_scores
 
 # %% ../nbs/20h_score_cache.ipynb #e7438677
 class _Unknown(Exception):
@@ -77,13 +77,15 @@ class _Reader:
         if id(thing) in self.seen: return self.note(str(self.seen[id(thing)][0]))
         self.seen[id(thing)] = len(self.seen), thing # the reference keeps its id from being used again
         if isinstance(thing, CodeType): self.code(thing)
-        elif isinstance(thing, ModuleType): self.note(thing.__name__)
+        elif isinstance(thing, ModuleType): self.module(thing.__name__)
         elif isinstance(thing, FunctionType): self.function(thing)
         elif isinstance(thing, type): self.type(thing)
         else: self.parts(thing)
 
     def parts(self, thing) -> None:
-        "What something that is neither code nor constant consists of."
+        "What something that is neither code nor constant consists of: its class, if that is somebody's own, and its content."
+        own = self.followed(type(thing).__module__)
+        if own: self.read(type(thing))
         if isinstance(thing, (tuple, list)): found = thing
         elif isinstance(thing, (set, frozenset)): found = sorted(thing, key=repr)
         elif isinstance(thing, dict): found = [part for item in thing.items() for part in item]
@@ -93,8 +95,8 @@ class _Reader:
         elif isinstance(thing, cached_property): found = [thing.func]
         elif isinstance(thing, (staticmethod, classmethod)): found = [thing.__func__]
         elif hasattr(thing, "__wrapped__"): found = [thing.__wrapped__] # functools.cache
-        elif is_dataclass(thing): found = [type(thing), *(getattr(thing, f.name) for f in fields(thing))]
-        elif self.followed(type(thing).__module__): found = [type(thing), getattr(thing, "__dict__", None)]
+        elif is_dataclass(thing): found = [getattr(thing, f.name) for f in fields(thing)]
+        elif own: found = [getattr(thing, "__dict__", None)]
         else: return self.value(thing)
         for part in found: self.read(part)
 
@@ -102,9 +104,11 @@ class _Reader:
         "A value by its pickle; what can't be pickled, or belongs to a library's compiled code, by its name."
         module = getattr(thing, "__module__", None) or type(thing).__module__
         self.note(str(module), str(getattr(thing, "__qualname__", getattr(thing, "__name__", ""))))
-        if hasattr(thing, "__name__"): return
+        if hasattr(thing, "__name__") and not hasattr(thing, "__dict__"): return # compiled
         try: self.note(digest(pickle.dumps(thing)))
-        except Exception: pass # a memory, a lock, an open file: no source
+        except Exception: pass # a lock, an open file, weak references: nothing to write down
+        for part in getattr(thing, "__dict__", {}).values(): # a library's object may hold a function of somebody's own
+            if isinstance(part, (FunctionType, MethodType, partial)): self.read(part)
 
     def function(self, function:FunctionType) -> None:
         if not self.followed(function.__module__): return self.foreign(function)
@@ -122,6 +126,10 @@ class _Reader:
             self.note(name)
             self.read(member)
 
+    def module(self, name:str) -> None:
+        "A module by its name; one of a library by its version, too."
+        self.note(name, "" if self.followed(name) else _version(name.partition(".")[0]))
+
     def foreign(self, thing) -> None:
         self.note(thing.__module__, thing.__qualname__, _version(thing.__module__.partition(".")[0]))
 
@@ -134,34 +142,38 @@ class _Reader:
         imports = [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
         found = [scope[name] for name in code.co_names if name in scope] + [m for name in imports for m in self.imported(name, scope)]
         for thing in found: self.read(thing)
-        for module in found:
-            if not isinstance(module, ModuleType) or not self.followed(module.__name__): continue
-            for name in code.co_names:
-                if hasattr(module, name): self.read(getattr(module, name))
+        modules = [m for m in found if isinstance(m, ModuleType) and self.followed(m.__name__)]
+        for module in modules: # grows where a module holds another that the code mentions
+            for part in (getattr(module, name) for name in code.co_names if hasattr(module, name)):
+                self.read(part)
+                if isinstance(part, ModuleType) and self.followed(part.__name__) and part not in modules: modules.append(part)
         for constant in code.co_consts:
             if isinstance(constant, CodeType): self.names(constant, scope) # functions within the function
 
     def imported(self, name:str, scope:dict) -> list[ModuleType]:
-        "The module of somebody's own that code imports by this name when it runs, if it is one."
+        "The module that code imports by this name when it runs: itself, if it is somebody's own; of a library the version is noted."
         package = scope.get("__package__")
         for full in [name, *([f"{package}.{name}".rstrip(".")] if package else [])]: # as it stands, and relative to its package
-            if not name and full == name or not self.followed(full): continue
+            if not full or not self.followed(full): continue
             try: return [importlib.import_module(full)]
             except ImportError: continue
+        if name: self.module(name)
         return []
 
 # %% ../nbs/20h_score_cache.ipynb #afe9c6d6
+_APPLIED = compute_score.__code__, compute_scores.__code__ # what applies a score; their names lead to all others, so only the code
+
 def score_fingerprint(
     score:Score, # as the registry holds it
 ) -> str: # hexadecimal; empty where the source can't be followed
-    """A hash of everything that a score's value depends on besides embeddings: its source and that of all that it reaches, Python, libraries.
+    """A hash of the source code of a score and of all that it reaches by name, with the versions of Python and of libraries.
 
     Empty for a score that is defined in a notebook cell or uses something that is.
     """
     function = score.function
     reader = _Reader((getattr(function, "__module__", None) or "").partition(".")[0])
     try:
-        for part in (function, Embeddings): reader.read(part)
+        for part in (function, Embeddings, *_APPLIED): reader.read(part)
     except _Unknown: return ""
     reader.note(*sorted(score.needs), sys.version, *(_version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")))
     return reader.hash.hexdigest()

@@ -6,6 +6,7 @@
 __all__ = ['Extraction', 'extract']
 
 # %% ../nbs/13_extraction.ipynb #872375e7
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,26 @@ class _Run:
     def admit(self, spec:ModelSpec) -> None:
         "A model takes part unless its embeddings are in the store or it doesn't load; one that the store has met before is loaded only where it has work to do."
         try:
-            identity, backbone, data = spec.identity(spec) if spec.identity else "", None, self.dataset
-            made = self.store.recall(identity) if identity else None
-            if made is None:
-                backbone = spec.load()
-                made = backbone.transform_words, backbone.fingerprint
-                if identity: self.store.remember(identity, *made)
-            key = EmbeddingKey(spec.name, data.name, data.split, *made, data.fingerprint)
-            if (found := self.store.load(key)) is not None: self.done[spec.name] = found
-            else: self.models[spec.name] = (backbone or spec.load()).to(self.device, memory_format=torch.channels_last), key
+            identity = spec.identity(spec) if spec.identity else ""
+            if self._found(spec.name, self.store.recall(identity) if identity else None): return
+            backbone = spec.load()
+            made = backbone.transform_words, backbone.fingerprint
+            if identity: self._remember(identity, made)
+            if not self._found(spec.name, made): self.models[spec.name] = backbone.to(self.device, memory_format=torch.channels_last), self._key(spec.name, made)
         except Exception as error: self._fail(spec.name, error)
+
+    def _key(self, name:str, made:tuple[str, str]) -> EmbeddingKey: return EmbeddingKey(name, self.dataset.name, self.dataset.split, *made, self.dataset.fingerprint)
+
+    def _found(self, name:str, made:tuple[str, str]|None) -> bool:
+        "Whether the store has the embeddings of a model with this transform and these weights; then it is done."
+        found = self.store.load(self._key(name, made)) if made else None
+        if found is not None: self.done[name] = found
+        return found is not None
+
+    def _remember(self, identity:str, made:tuple[str, str]) -> None:
+        "Tell the store what a model turned out to be; a store that can't be written to has the next run load it again."
+        try: self.store.remember(identity, *made)
+        except OSError as error: warnings.warn(f"the store can't remember a model: {error}", stacklevel=4)
 
     def sweep(self, shards:list[slice], progress:bool) -> None:
         "Run all admitted models over all shards that they lack, then put their shards together."

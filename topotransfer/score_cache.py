@@ -6,177 +6,24 @@
 __all__ = ['score_fingerprint', 'ScoreCache']
 
 # %% ../nbs/20h_score_cache.ipynb #c2c10461
-import dis
-import hashlib
-import importlib
-import importlib.util
-import pickle
 import re
-import sys
-import sysconfig
 import warnings
-from dataclasses import fields, is_dataclass
-from functools import cache, cached_property, partial
 from importlib import metadata
 from pathlib import Path
-from types import CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 
 from .embeddings import Embeddings, Store, digest, load_entry, save_entry
-from .scores import SCORES, Score, compute_score, compute_scores
-
-# %% ../nbs/20h_score_cache.ipynb #e7438677
-class _Unknown(Exception):
-    "Something whose source can't be followed."
-
-@cache
-def _is_own(
-    top:str, # name of a top-level module
-) -> bool:
-    "Whether a module is somebody's own code: not part of Python and not installed as a library."
-    try: spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError): return False
-    places = [*(spec.submodule_search_locations or [])] if spec else []
-    if spec and spec.has_location: places.append(spec.origin)
-    standard = Path(sysconfig.get_path("stdlib")).resolve()
-    def installed(path): return bool({"site-packages", "dist-packages"} & set(path.parts)) or standard in path.parents
-    return bool(places) and not any(installed(Path(place).resolve()) for place in places)
-
-@cache
-def _distributions() -> dict[str, list[str]]: return metadata.packages_distributions()
-
-@cache
-def _version(
-    top:str, # name of a top-level module
-) -> str:
-    "The versions of the installed libraries that a module belongs to; empty for a module of Python's."
-    if top in sys.stdlib_module_names: return ""
-    try: return metadata.version(top)
-    except metadata.PackageNotFoundError: # called otherwise, as scikit-learn is
-        return " ".join(f"{name} {metadata.version(name)}" for name in sorted(set(_distributions().get(top, []))))
-
-# %% ../nbs/20h_score_cache.ipynb #feaa6983
-_CONSTANTS = (NoneType, bool, int, float, complex, str, bytes, EllipsisType)
-
-class _Reader:
-    "Feeds a hash with everything that a function depends on, as far as source goes; `package` is the top-level module whose source is followed in any case."
-    def __init__(self, package:str): self.hash, self.seen, self.package = hashlib.sha256(), {}, package
-
-    def note(self, *words:str) -> None:
-        for word in words: self.hash.update(f"{len(word)} {word} ".encode("utf-8", "surrogatepass"))
-
-    def followed(self, module:str|None) -> bool:
-        "Whether the source of a module is followed; `_Unknown` for a notebook's."
-        if module == "__main__": raise _Unknown(module)
-        top = (module or "").partition(".")[0]
-        return bool(top) and (top in ("topotransfer", self.package) or _is_own(top))
-
-    def read(self, thing) -> None:
-        "Anything: constants and containers by value, code by source, the rest by what it is called."
-        self.note(type(thing).__qualname__)
-        if isinstance(thing, _CONSTANTS): return self.note(repr(thing))
-        if id(thing) in self.seen: return self.note(str(self.seen[id(thing)][0]))
-        self.seen[id(thing)] = len(self.seen), thing # the reference keeps its id from being used again
-        if isinstance(thing, CodeType): self.code(thing)
-        elif isinstance(thing, ModuleType): self.module(thing.__name__)
-        elif isinstance(thing, FunctionType): self.function(thing)
-        elif isinstance(thing, type): self.type(thing)
-        else: self.parts(thing)
-
-    def parts(self, thing) -> None:
-        "What something that is neither code nor constant consists of: its class, if that is somebody's own, and its content."
-        own = self.followed(type(thing).__module__)
-        if own: self.read(type(thing))
-        if isinstance(thing, (tuple, list)): found = thing
-        elif isinstance(thing, (set, frozenset)): found = sorted(thing, key=repr)
-        elif isinstance(thing, dict): found = [part for item in thing.items() for part in item]
-        elif isinstance(thing, partial): found = [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, MethodType): found = [thing.__func__, thing.__self__]
-        elif isinstance(thing, property): found = [thing.fget]
-        elif isinstance(thing, cached_property): found = [thing.func]
-        elif isinstance(thing, (staticmethod, classmethod)): found = [thing.__func__]
-        elif hasattr(thing, "__wrapped__"): found = [thing.__wrapped__] # functools.cache
-        elif is_dataclass(thing): found = [getattr(thing, f.name) for f in fields(thing)]
-        elif own: found = [getattr(thing, "__dict__", None)]
-        else: return self.value(thing)
-        for part in found: self.read(part)
-
-    def value(self, thing) -> None:
-        "A value by its pickle; what can't be pickled, or belongs to a library's compiled code, by its name."
-        module = getattr(thing, "__module__", None) or type(thing).__module__
-        self.note(str(module), str(getattr(thing, "__qualname__", getattr(thing, "__name__", ""))))
-        if hasattr(thing, "__name__") and not hasattr(thing, "__dict__"): return # compiled
-        try: self.note(digest(pickle.dumps(thing)))
-        except Exception: pass # a lock, an open file, weak references: nothing to write down
-        for part in getattr(thing, "__dict__", {}).values(): # a library's object may hold a function of somebody's own
-            if isinstance(part, (FunctionType, MethodType, partial)): self.read(part)
-
-    def function(self, function:FunctionType) -> None:
-        if not self.followed(function.__module__): return self.foreign(function)
-        for part in (function.__code__, function.__defaults__, function.__kwdefaults__): self.read(part)
-        for cell in function.__closure__ or ():
-            try: self.read(cell.cell_contents)
-            except ValueError: self.note("empty") # a name that isn't bound yet
-        self.names(function.__code__, function.__globals__)
-
-    def type(self, kind:type) -> None:
-        if not self.followed(kind.__module__): return self.foreign(kind)
-        for base in kind.__mro__[1:]: self.read(base)
-        for name, member in sorted(vars(kind).items()):
-            if name.startswith("__") and not isinstance(member, FunctionType): continue
-            self.note(name)
-            self.read(member)
-
-    def module(self, name:str) -> None:
-        "A module by its name; one of a library by its version, too."
-        self.note(name, "" if self.followed(name) else _version(name.partition(".")[0]))
-
-    def foreign(self, thing) -> None:
-        self.note(thing.__module__, thing.__qualname__, _version(thing.__module__.partition(".")[0]))
-
-    def code(self, code:CodeType) -> None:
-        self.note(code.co_code.hex(), *code.co_names, *code.co_varnames, *code.co_freevars)
-        for constant in code.co_consts: self.read(constant)
-
-    def names(self, code:CodeType, scope:dict) -> None:
-        "What the names in code stand for: in its module, in modules of somebody's own that it mentions or imports."
-        imports = [step.argval for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"]
-        found = [scope[name] for name in code.co_names if name in scope] + [m for name in imports for m in self.imported(name, scope)]
-        for thing in found: self.read(thing)
-        modules = [m for m in found if isinstance(m, ModuleType) and self.followed(m.__name__)]
-        for module in modules: # grows where a module holds another that the code mentions
-            for part in (getattr(module, name) for name in code.co_names if hasattr(module, name)):
-                self.read(part)
-                if isinstance(part, ModuleType) and self.followed(part.__name__) and part not in modules: modules.append(part)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType): self.names(constant, scope) # functions within the function
-
-    def imported(self, name:str, scope:dict) -> list[ModuleType]:
-        "The module that code imports by this name when it runs: itself, if it is somebody's own; of a library the version is noted."
-        package = scope.get("__package__")
-        for full in [name, *([f"{package}.{name}".rstrip(".")] if package else [])]: # as it stands, and relative to its package
-            if not full or not self.followed(full): continue
-            try: return [importlib.import_module(full)]
-            except ImportError: continue
-        if name: self.module(name)
-        return []
+from .scores import SCORES, Score, compute_score, compute_scores, forget_if_changed
+from .source_code import code_fingerprint
 
 # %% ../nbs/20h_score_cache.ipynb #afe9c6d6
-_APPLIED = compute_score.__code__, compute_scores.__code__ # what applies a score; their names lead to all others, so only the code
+_APPLIED = compute_score.__code__, compute_scores.__code__ # their names lead to all other scores, so only the code
 
 def score_fingerprint(
     score:Score, # as the registry holds it
-) -> str: # hexadecimal; empty where the source can't be followed
-    """A hash of the source code of a score and of all that it reaches by name, with the versions of Python and of libraries.
-
-    Empty for a score that is defined in a notebook cell or uses something that is.
-    """
-    function = score.function
-    reader = _Reader((getattr(function, "__module__", None) or "").partition(".")[0])
-    try:
-        for part in (function, Embeddings, *_APPLIED): reader.read(part)
-    except _Unknown: return ""
-    reader.note(*sorted(score.needs), sys.version, *(_version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")))
-    return reader.hash.hexdigest()
+) -> str: # hexadecimal; empty where the code can't be followed
+    "A hash of what computes a score: its code and all that it reaches (`code_fingerprint`), what it needs, the libraries. Empty for a score of a notebook cell."
+    versions = [f"{name} {metadata.version(name)}" for name in ("numpy", "scipy", "scikit-learn", "torch")]
+    return code_fingerprint(score.function, Embeddings, *_APPLIED, *sorted(score.needs), *versions)
 
 # %% ../nbs/20h_score_cache.ipynb #85ca930a
 class ScoreCache:
@@ -210,17 +57,20 @@ class ScoreCache:
     def _source(self, score:Score) -> str:
         "The fingerprint of a score, read once; empty for one that isn't kept."
         if not score.needs & {"labels", "logits"} or "source" in score.needs: return ""
-        if score not in self._sources: self._sources[score] = score_fingerprint(score)
-        return self._sources[score]
+        if score.name not in self._sources: self._sources[score.name] = score_fingerprint(score)
+        return self._sources[score.name]
 
     def _checksum(self, e:Embeddings) -> str:
         "The embeddings' checksum, computed once."
-        if id(e) not in self._sums: self._sums[id(e)] = e.checksum(), e # the reference keeps its id from being used again
+        if id(e) not in self._sums: # the reference keeps the id from being used again
+            self._sums[id(e)] = e.checksum(), e
+            forget_if_changed(*self._sums[id(e)][::-1])
         return self._sums[id(e)][0]
 
     def path(self, e:Embeddings, name:str) -> Path:
         "Where the value of a score lies, or will lie."
-        return self.root / e.key.stem / f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.json"
+        plain = re.sub(r"[^a-z0-9_]+", "-", name)
+        return self.root / e.key.stem / f"{plain}{'' if plain == name else '-' + digest(name)[:8]}.json"
 
     def _save(self, e:Embeddings, name:str, source:str, given:str, found:float|ValueError) -> None:
         "Keep a value, or the reason why there is none."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'KINDS', 'NEEDS', 'SMALL', 'Score', 'register_score', 'few_threads', 'compute_score', 'compute_scores',
-           'value_or_nan', 'marked', 'example_embeddings', 'ClassMoments', 'moments_of', 'class_moments',
-           'spanning_tree', 'pr_target', 'pr_whole_target', 'pr_pieces', 'hard_cases', 'check_score']
+           'value_or_nan', 'marked', 'example_embeddings', 'ClassMoments', 'moments_of', 'forget_if_changed',
+           'class_moments', 'spanning_tree', 'pr_target', 'pr_whole_target', 'pr_pieces', 'hard_cases', 'check_score']
 
 # %% ../nbs/20_scores.ipynb #b13c9ce5
 import weakref
@@ -227,6 +227,15 @@ def _once(make:Callable, embeddings:Embeddings, *arguments):
     known = _shared.setdefault(embeddings, {})
     if make not in known: known[make] = make(*arguments)
     return known[make]
+
+def forget_if_changed(
+    embeddings:Embeddings,
+    checksum:str, # theirs, now
+) -> None:
+    "Drop what is shared of embeddings unless it was made while they had this checksum: somebody may have changed their arrays in place."
+    known = _shared.setdefault(embeddings, {})
+    if known.get("checksum") != checksum: known.clear()
+    known["checksum"] = checksum
 
 def class_moments(embeddings:Embeddings) -> ClassMoments:
     "`moments_of` embeddings, computed once. Raises what `moments_of` raises."

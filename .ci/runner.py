@@ -99,9 +99,15 @@ class Page:
         self.process.start()
         sender.close()
 
+    @property
+    def wall(self): return time.monotonic() - self.start
+
+    @property
+    def ended(self): return self.receiver.poll() or not self.process.is_alive()
+
     def end(self, limit):
         "The outcome of a page that has ended or has had its time, and the fork server's processor seconds."
-        wall, late = time.monotonic() - self.start, self.process.is_alive() and not self.receiver.poll()
+        wall, late = self.wall, not self.ended
         if not late: self.process.join(60) # time for its last words
         self.kill() # what is left of it might hold the pipe open
         try: tests, error, cpu, server = self.receiver.recv() if self.receiver.poll() else (0, "", 0., 0.)
@@ -125,18 +131,17 @@ class Page:
 def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
     "Run notebooks, as many at a time as there are cores; yields `(outcome, fork server's processor seconds)` as they end."
     os.environ.update(ENVIRONMENT)
-    context, waiting, running = multiprocessing.get_context("forkserver"), list(paths), {}
+    context, waiting, running = multiprocessing.get_context("forkserver"), list(paths), []
     context.set_forkserver_preload(PRELOADED)
     ready = context.Process(target=int) # the server has loaded everything once this has ended: no page waits for it
     ready.start(), ready.join()
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
-                page = Page(context, waiting.pop(0), save, flags)
-                running[page.receiver] = page
-            nearest = min(page.start for page in running.values()) + limit - time.monotonic()
-            connection.wait([waitable for page in running.values() for waitable in (page.receiver, page.process.sentinel)], timeout=max(nearest, 0))
-            for receiver, page in list(running.items()):
-                if receiver.poll() or not page.process.is_alive() or time.monotonic() - page.start >= limit: yield running.pop(receiver).end(limit)
+            while waiting and len(running) < (os.cpu_count() or 1): running.append(Page(context, waiting.pop(0), save, flags))
+            nearest = limit - max(page.wall for page in running)
+            connection.wait([waitable for page in running for waitable in (page.receiver, page.process.sentinel)], timeout=max(nearest, 0))
+            for page in [page for page in running if page.ended or page.wall >= limit]:
+                running.remove(page)
+                yield page.end(limit)
     finally: # Ctrl-C reaches this process, not the pages
-        for page in running.values(): page.kill()
+        for page in running: page.kill()

@@ -1,6 +1,5 @@
 """Which pages a change reaches: those that changed, and those that use a changed module, directly or through others."""
 import json, re, subprocess
-from pathlib import Path
 
 # A name of this package where code imports it or runs it: from topotransfer.x, -m topotransfer.x, from .x, from . import a, b
 NAMED = re.compile(r"(?:\btopotransfer\.|from \.)([a-z]\w*)|from (?:topotransfer|\.) import ([^#\n]+)")

@@ -166,8 +166,8 @@ def evaluate_across(
     for name in kinds:
         cells[name] = _cells(name, values[name], values[truth], skipped)
         if cells[name].isna().all(): raise ValueError(f"{name} must order the models of at least one dataset; {skipped[name, next(iter(tables))]}")
-    arrays = (np.array([frame.to_numpy().T for frame in frames]) for frames in ([values[name] for name in kinds], [values[truth]]))
-    judged = _judge_across(*arrays, pd.DataFrame(cells).to_numpy().T, n_permutations, seed)
+    scores = np.array([values[name].to_numpy().T for name in kinds])
+    judged = _judge_across(scores, values[truth].to_numpy().T, pd.DataFrame(cells).to_numpy().T, n_permutations, seed)
     rows = {name: (kind, *found) for (name, kind), found in zip(kinds.items(), judged)}
     columns = ["kind", "mean_tau", "low", "high", "p", "worst", "best", "regret", "datasets"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("score")
@@ -194,20 +194,20 @@ def _every_mean(truths:pd.DataFrame, n_permutations:int, seed:int) -> np.ndarray
 
 def _judge_across(
     scores:np.ndarray, # `(k, datasets, n)`
-    truths:np.ndarray, # `(1, datasets, n)`
+    truths:np.ndarray, # `(datasets, n)`
     cells:np.ndarray, # `(k, datasets)` tau-b; NaN where a score isn't judged
     n_permutations:int,
     seed:int,
 ) -> list[tuple]: # k times
     "Mean tau-b, its interval, its p, its range without one model, mean regret and the number of datasets."
     n, observed = scores.shape[2], np.nanmean(cells, axis=1)
-    def mean(taus, picks): return _mean([np.where(np.isnan(cells[:, [d]]), np.nan, taus(scores[:, d], truth, picks)) for d, truth in enumerate(truths[0])])
+    def mean(taus, picks): return _mean([np.where(np.isnan(cells[:, [d]]), np.nan, taus(scores[:, d], truth, picks)) for d, truth in enumerate(truths)])
     chance = mean(permuted_taus, _orders(n, n_permutations, seed))
     drawn = mean(resampled_taus, np.random.default_rng(seed).integers(0, n, (n_permutations, n)))
     without = mean(resampled_taus, np.array([np.delete(np.arange(n), i) for i in range(n)])) if n > 2 else np.full((len(scores), 1), np.nan)
     def judge(i):
         ends = (np.nan, np.nan) if n < FEWEST_FOR_INTERVAL else _middle(drawn[i], .95)
         p = _share(chance[i][~np.isnan(chance[i])], observed[i], "two-sided", n <= EXACT_UP_TO)
-        regrets = [top_regret(scores[i, d], truths[0, d]) for d in np.flatnonzero(~np.isnan(cells[i]))]
+        regrets = [top_regret(scores[i, d], truths[d]) for d in np.flatnonzero(~np.isnan(cells[i]))]
         return float(observed[i]), *ends, p, without[i].min(), without[i].max(), float(np.mean(regrets)), len(regrets)
     return [judge(i) for i in range(len(scores))]

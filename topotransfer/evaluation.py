@@ -9,7 +9,7 @@ __all__ = ['EXACT_UP_TO', 'FEWEST_FOR_INTERVAL', 'kendall_tau', 'weighted_tau', 
 
 # %% ../nbs/22_evaluation.ipynb #b5bfe8a3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
@@ -94,6 +94,12 @@ def _tau_b(agreement, pairs_of_scores, pairs_of_truth):
     "Agreement of pairs over the geometric mean of the numbers of untied ones; NaN where all are tied."
     with np.errstate(invalid="ignore"): return agreement / np.sqrt(pairs_of_scores * pairs_of_truth)
 
+def _pairs(values:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "For every row and pair of models the sign of the difference, 0 for ties and unknowns, and whether it is known."
+    i, j = np.triu_indices(values.shape[1], 1)
+    signs = np.sign(values[:, i] - values[:, j]).astype(np.float32, copy=False)
+    return np.nan_to_num(signs), ~np.isnan(signs)
+
 # %% ../nbs/22_evaluation.ipynb #e111694d
 _CELLS = 2_000_000 # of a matrix of pairs: what is in memory at once
 
@@ -103,19 +109,14 @@ def permuted_taus(
     orders:np.ndarray, # `(m, n)` permutations of 0..n-1
 ) -> np.ndarray: # `(k, m)`
     "tau-b of each score with the truth after each permutation of the score's models; NaN where nothing can be ordered. Two routes to one number: `kendall_tau`."
-    i, j = np.triu_indices(len(truth), 1)
-    s = np.sign(scores[:, i] - scores[:, j]).T.astype(np.float32) # whole numbers, exact up to 16 million pairs
-    known_s, s, truth = (~np.isnan(s)).astype(np.float32), np.nan_to_num(s), rankdata(truth, "dense", nan_policy="omit").astype(np.float32)
-    gaps = np.isnan(truth).any() or not known_s.all() # without them the numbers of untied pairs are the same for all orders
-    pairs_s, pairs_t = (np.abs(pairs).sum(axis=0, dtype=np.float64) for pairs in (s, np.sign(truth[i] - truth[j])))
-    found, size = [], max(1, _CELLS // max(len(i), 1))
+    truth = rankdata(truth, "dense", nan_policy="omit").astype(np.float32)
+    (s, known_s), (t, known_t) = _pairs(scores), _pairs(truth[None]) # whole numbers, exact up to 16 million pairs
+    pairs_s, pairs_t = (np.abs(pairs).sum(axis=1, dtype=np.float64) for pairs in (s, t)) # the same for all orders, but for gaps
+    found, size = [], max(1, _CELLS // max(s.shape[1], 1))
     for start in range(0, len(orders), size):
-        shuffled = truth[np.argsort(orders[start:start + size], axis=1)] # moving the scores is moving the truth the other way
-        t = np.sign(shuffled[:, i] - shuffled[:, j])
-        if gaps:
-            known_t, t = (~np.isnan(t)).astype(np.float32), np.nan_to_num(t)
-            pairs_s, pairs_t = (known_t @ np.abs(s)).astype(np.float64), (np.abs(t) @ known_s).astype(np.float64)
-        found.append(_tau_b((t @ s).astype(np.float64), pairs_s, pairs_t).T)
+        t, known = _pairs(truth[np.argsort(orders[start:start + size], axis=1)]) # moving the scores is moving the truth the other way
+        if not (known_s.all() and known_t.all()): pairs_s, pairs_t = ((p @ q.T).astype(np.float64) for p, q in ((known.astype(np.float32), np.abs(s)), (np.abs(t), known_s.astype(np.float32))))
+        found.append(_tau_b((t @ s.T).astype(np.float64), pairs_s, pairs_t).T)
     return np.concatenate(found, axis=1)
 
 # %% ../nbs/22_evaluation.ipynb #9ed041b2
@@ -152,12 +153,6 @@ def swapped_taus(
     return _tau_b(agreement, pairs, np.abs(t).sum() / 2)
 
 # %% ../nbs/22_evaluation.ipynb #48427b38
-def _pairs(values:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "For every row and pair of models the sign of the difference, 0 for ties and unknowns, and whether it is known."
-    i, j = np.triu_indices(values.shape[1], 1)
-    signs = np.sign(values[:, i] - values[:, j]).astype(np.float32)
-    return np.nan_to_num(signs), ~np.isnan(signs)
-
 def _weighted_taus(scores:np.ndarray, truth:np.ndarray) -> np.ndarray: # `(m, n)`, `(m, n)` -> `(m,)`
     "Weighted tau of every row: the mean of ranking by the score and by the truth, as SciPy does it. A pair weighs as much as its two models together."
     n, (s, known_s), (t, known_t) = scores.shape[1], _pairs(scores), _pairs(truth)
@@ -187,13 +182,14 @@ def _each_row(statistic:Callable, scores:np.ndarray, truth:np.ndarray) -> np.nda
 
 # %% ../nbs/22_evaluation.ipynb #c57f9f40
 EXACT_UP_TO = 8
+_PERMUTATIONS = 9999
 _ALTERNATIVES = {"two-sided": np.abs, "greater": np.positive, "less": np.negative}
 
 def permutation_p(
     scores, # one number per model; NaN where there is none
     truth, # accuracy of the same models; NaN where there is none
     statistic:Callable=kendall_tau, # function of scores and truth
-    n_permutations:int=9999, # sampled where there are more than 8 models
+    n_permutations:int=_PERMUTATIONS, # sampled where there are more than 8 models
     seed:int=0, # of the sample
     alternative:str="two-sided", # "two-sided" (of the absolute value), "greater" or "less"
 ) -> float: # in (0, 1]
@@ -429,7 +425,7 @@ def _tau_ps(table:pd.DataFrame, truth:str) -> dict[str, float]:
     for name in table.columns.drop(truth): alike.setdefault(tuple(table[name].notna() & table[truth].notna()), []).append(name)
     for known, names in alike.items():
         rows = table[list(known)]
-        orders = _orders(len(rows), 9999, 0)
+        orders = _orders(len(rows), _PERMUTATIONS, 0)
         for name, chance in zip(names, permuted_taus(rows[names].to_numpy(float).T, rows[truth].to_numpy(float), orders)):
             found[name] = _share(chance, kendall_tau(rows[name], rows[truth]), "two-sided", len(rows) <= EXACT_UP_TO)
     return found

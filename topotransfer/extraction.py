@@ -73,7 +73,7 @@ def extract(
     repeated names or an empty dataset, what `check_labels` raises for its labels, and `RuntimeError` for a device that isn't
     there; an image that can't be opened ends the run with an error that names it, and the shards written so far remain.
     """
-    zoo, store = list(zoo), store if isinstance(store, Store) else Store(store)
+    zoo, store = list(zoo), Store(store)
     torch.empty(0, device=device)
     check_labels(dataset.labels, len(dataset), min_classes=1)
     names = [spec.name for spec in zoo]

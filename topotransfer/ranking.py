@@ -136,7 +136,7 @@ def rank_embeddings(
 
 def _values(table:pd.DataFrame, embeddings:list[Embeddings], store, progress:bool) -> Iterator[tuple]:
     "Model, score and what came out of it, for every cell of a table; what is relative to the zoo for all models at once."
-    scores = compute_scores if store is None else ScoreCache(store if isinstance(store, Store) else Store(store)).scores
+    scores = compute_scores if store is None else ScoreCache(store).scores
     with tqdm(total=table.size, desc="scoring", unit="value", disable=not progress) as bar:
         for name in table:
             for part in [embeddings] if SCORES[name].zoo_relative else [[e] for e in embeddings]:
@@ -162,7 +162,7 @@ def rank(
     scores = None if scores is None else list(scores)
     for name in [by, *(scores or [])]:
         if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store(store)
     extracted = extract(zoo, dataset, store, progress=progress, **extraction)
     if not extracted.embeddings: raise RuntimeError("no model could be embedded: " + "; ".join(f"{m}: {r}" for m, r in extracted.failures.items()))
     with own_source_table(store): ranking = rank_embeddings(extracted.embeddings.values(), scores, by, store, progress)

@@ -119,7 +119,7 @@ def reproduce_poster(
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} must hold one folder of validation images per class; there is no such folder")
     images = benchmark("imagenet", imagenet, "val")
     if limit is not None: images = images.subset(limit)
-    store = store if isinstance(store, Store) else Store(store)
+    store = Store(store)
     extracted = extract(poster_zoo() if zoo is None else zoo, images, store, device=device, **extraction)
     failures, ratios, whole = dict(extracted.failures), {}, limit is None and len(images.classes) == 1000
     for name, e in extracted.embeddings.items():

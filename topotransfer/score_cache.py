@@ -31,7 +31,7 @@ class ScoreCache:
 
     Embeddings and the source of scores are taken not to change as long as the cache lives: `rank` makes a new one each time. A value that can't be written is used all the same, with a warning.
     """
-    def __init__(self, store:Store): self.root, self._sums, self._sources = store.root / "scores", {}, {}
+    def __init__(self, store:Store|str|Path): self.root, self._sums, self._sources = Store(store).root / "scores", {}, {}
 
     def scores(
         self,
@@ -64,7 +64,7 @@ class ScoreCache:
         "The embeddings' checksum, computed once."
         if id(e) not in self._sums: # the reference keeps the id from being used again
             self._sums[id(e)] = e.checksum(), e
-            forget_if_changed(*self._sums[id(e)][::-1])
+            forget_if_changed(e, self._sums[id(e)][0])
         return self._sums[id(e)][0]
 
     def path(self, e:Embeddings, name:str) -> Path:

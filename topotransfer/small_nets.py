@@ -107,10 +107,12 @@ def small_zoo_cards() -> pd.DataFrame: # one row per network
     """
     return pd.read_csv(resources.files("topotransfer") / "data" / "small_zoo_cards.csv", index_col="model")
 
+def _weights_file() -> Path: return Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors"
+
 def _build_small(name:str, card:dict) -> nn.Sequential:
     "One network with the weights that come with this package."
     network = small_net(card["architecture"], int(card["width"]), int(card["depth"]), 10)
-    with safe_open(resources.files("topotransfer") / "data" / "small_zoo.safetensors", framework="pt") as file:
+    with safe_open(_weights_file(), framework="pt") as file:
         weights = {key: file.get_tensor(f"{name}/{key}").float() for key, value in network.state_dict().items() if value.is_floating_point()}
     network.load_state_dict(weights, strict=False) # what is missing counts batches, and is used by none
     return network
@@ -122,5 +124,5 @@ def small_zoo(
     cards = small_zoo_cards()
     if series not in set(cards.series): raise ValueError(f"series must be one of {cards.series.unique().tolist()}; found {series!r}")
     chosen = cards[(cards.source == "fashion") & (cards.series == series)].to_dict("index")
-    identity = partial(identity_of, lambda: Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors")
+    identity = partial(identity_of, _weights_file)
     return [ModelSpec(name, partial(_build_small, name, card), lambda network: grey_28(), identity=identity) for name, card in chosen.items()]

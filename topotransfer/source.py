@@ -6,19 +6,18 @@
 __all__ = ['source_table', 'add_source_pr', 'pr', 'pr_labelled', 'pr_whole', 'mixed_sources', 'own_source_table']
 
 # %% ../nbs/20f_source.ipynb #5f85d0b7
-import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import date
-from functools import lru_cache, partial
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .embeddings import Embeddings, Store, write_whole
+from .embeddings import Embeddings, Store, once_per_file, write_whole
 from .persistence import minimum_spanning_tree
 from .ratio import PersistenceRatio, ratio_of_bars
 from .remedies import ratio_labelled, ratio_of_whole_pieces
@@ -37,16 +36,11 @@ def source_table(
     layers = [_read(path) for path in (shipped, own) if path.is_file()]
     return pd.concat([layer for layer in layers if len(layer)] or layers[:1]).drop_duplicates("weights", keep="last").set_index("weights")
 
-def _own_path(store) -> Path: return (store if isinstance(store, Store) else Store(store)).root / "source_pr.csv"
+def _own_path(store) -> Path: return Store(store).root / "source_pr.csv"
 
+@once_per_file
 def _read(path) -> pd.DataFrame:
-    "A table file, checked, and read again only when it has changed."
-    state = os.stat(path)
-    return _checked(path, state.st_mtime_ns, state.st_size, state.st_ino).copy()
-
-@lru_cache(8)
-def _checked(path, *state:int) -> pd.DataFrame:
-    "A table file in a given state: the columns are there, each ratio is tightness over separation, the remedies are numbers that are not negative or empty."
+    "A table file, checked: the columns are there, each ratio is tightness over separation, the remedies are numbers that are not negative or empty."
     table = pd.read_csv(path, dtype=dict(weights=str, model=str, data=str, date=str))
     for name in _REMEDIES: # not kept in the first tables
         if name not in table and set(table) < set(_COLUMNS): table.insert(_COLUMNS.index(name), name, np.nan)
@@ -121,6 +115,6 @@ def own_source_table(
     store:Store|str|Path|None, # in whose folder your own table lies
 ):
     "While the block runs, `pr` and its remedies look your own table up in the folder of this store."
-    token = _store.set(store if isinstance(store, Store) else Store(store))
+    token = _store.set(Store(store))
     try: yield
     finally: _store.reset(token)

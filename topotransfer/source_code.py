@@ -28,6 +28,7 @@ import torch
 class _Unknown(Exception):
     "Something whose source code can't be followed."
 
+# %% ../nbs/10a_source_code.ipynb #4698878a
 @cache
 def _is_own(
     top:str, # name of a top-level module
@@ -43,9 +44,11 @@ def _is_own(
     def installed(path): return bool({"site-packages", "dist-packages"} & set(path.parts)) or standard in path.parents
     return bool(places) and not any(installed(Path(place).resolve()) for place in places)
 
+# %% ../nbs/10a_source_code.ipynb #ed1d13fa
 @cache
 def _distributions() -> dict[str, list[str]]: return metadata.packages_distributions()
 
+# %% ../nbs/10a_source_code.ipynb #b30d1941
 @cache
 def _version(
     top:str, # name of a top-level module
@@ -66,10 +69,15 @@ class _Reader:
     def note(self, *words:str) -> None:
         for word in words: self.hash.update(f"{len(word)} {word} ".encode("utf-8", "surrogatepass"))
 
+    def library(self, module:str|None, *words:str) -> None:
+        "A module of a library by its name and version, with what else is to be noted."
+        module = module if isinstance(module, str) else "" # some compiled classes have none
+        self.note(module, _version(module.partition(".")[0]), *words)
+
     def followed(self, module:str|None) -> bool:
         "Whether the source code of a module is followed; `_Unknown` for a notebook's."
         if module == "__main__": raise _Unknown(module)
-        top = module.partition(".")[0] if isinstance(module, str) else "" # some compiled classes have none
+        top = module.partition(".")[0] if isinstance(module, str) else ""
         return bool(top) and (top in self.packages or _is_own(top))
 
     def read(self, thing) -> None:
@@ -98,7 +106,7 @@ class _Reader:
         elif isinstance(thing, property): found = [thing.fget]
         elif isinstance(thing, cached_property): found = [thing.func]
         elif isinstance(thing, (staticmethod, classmethod)): found = [thing.__func__]
-        elif isinstance(thing, BuiltinFunctionType): return self.foreign(thing)
+        elif isinstance(thing, BuiltinFunctionType): return self.library(thing.__module__, thing.__qualname__)
         elif own or hasattr(thing, "__wrapped__"): found = [getattr(thing, "__wrapped__", None), *_content(thing)] # functools.cache, or an object
         else: return self.value(thing)
         self.note(str(len(found)))
@@ -112,8 +120,7 @@ class _Reader:
 
     def value(self, thing) -> None:
         "An object of a library: by the version of that, and by its pickle, in which functions, classes, sets and arrays are read here instead."
-        module = type(thing).__module__
-        self.note(*((module, _version(module.partition(".")[0])) if isinstance(module, str) else ()), type(thing).__qualname__, str(getattr(thing, "__name__", "")))
+        self.library(type(thing).__module__, type(thing).__qualname__, str(getattr(thing, "__name__", "")))
         pickler = _Pickler(self, file := io.BytesIO())
         try: pickler.dump(thing)
         except _Unknown: raise
@@ -128,7 +135,7 @@ class _Reader:
             try: cells.append(cell.cell_contents)
             except ValueError: self.note("empty") # a name that isn't bound yet
         if not self.followed(module):
-            self.note(str(module), function.__qualname__, _version((module or "").partition(".")[0]))
+            self.library(module, function.__qualname__)
             for part in [*cells, *vars(function).values()]:
                 if isinstance(part, (FunctionType, MethodType, partial, type, MappingProxyType)): self.read(part)
             return
@@ -137,7 +144,7 @@ class _Reader:
 
     def type(self, kind:type) -> None:
         "A class by its bases, its metaclass and its members; one of a library by its name."
-        if not self.followed(kind.__module__): return self.foreign(kind)
+        if not self.followed(kind.__module__): return self.library(kind.__module__, kind.__qualname__)
         for base in [*kind.__mro__[1:], type(kind)]: self.read(base)
         for name, member in sorted(vars(kind).items()):
             if name.startswith("__") and not isinstance(member, FunctionType): continue
@@ -147,11 +154,7 @@ class _Reader:
     def module(self, module:ModuleType) -> None:
         "A library's module by name and version. `_Unknown` for somebody's own: nobody can tell which of its names will be used."
         if self.followed(module.__name__): raise _Unknown(module.__name__)
-        self.note(module.__name__, _version(module.__name__.partition(".")[0]))
-
-    def foreign(self, thing) -> None:
-        module = thing.__module__ if isinstance(thing.__module__, str) else ""
-        self.note(module, thing.__qualname__, _version(module.partition(".")[0]))
+        self.library(module.__name__)
 
     def code(self, code:CodeType) -> None:
         "What code does; where it stands in its file makes no difference."
@@ -179,9 +182,10 @@ class _Reader:
             if step.opname != "IMPORT_NAME": continue
             name = importlib.util.resolve_name("." * level.argval + step.argval, scope.get("__package__") or "") if level.argval else step.argval
             if self.followed(name): found += [importlib.import_module(name), *([importlib.import_module(name.partition(".")[0])] if not level.argval else [])]
-            else: self.note(name, _version(name.partition(".")[0]))
+            else: self.library(name)
         return found
 
+# %% ../nbs/10a_source_code.ipynb #519b7a24
 class _Pickler(pickle.Pickler):
     "Writes an object down; functions, classes, sets and arrays in it go to the reader, so that nothing depends on a place in memory."
     def __init__(self, reader:_Reader, file): self.reader = reader; super().__init__(file, protocol=5)
@@ -191,18 +195,22 @@ class _Pickler(pickle.Pickler):
         self.reader.read(thing)
         return "read"
 
+# %% ../nbs/10a_source_code.ipynb #f6ab3460
 def _nested(code:CodeType) -> Iterator[CodeType]:
     "Code and the code of all functions within it."
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType): yield from _nested(constant)
 
+# %% ../nbs/10a_source_code.ipynb #b43912ff
 def _content(thing) -> list:
     "The values of an object: fields, attributes, slots."
     if is_dataclass(thing): return [getattr(thing, f.name, None) for f in fields(thing)] + [getattr(thing, "__dict__", None)]
-    slots = [name for kind in type(thing).__mro__ for name in np.atleast_1d(getattr(kind, "__slots__", ())).tolist()]
-    return [getattr(thing, "__dict__", None), *(getattr(thing, name, None) for name in slots if name not in ("__dict__", "__weakref__"))]
+    slots = [getattr(kind, "__slots__", ()) for kind in type(thing).__mro__]
+    names = [name for some in slots for name in ((some,) if isinstance(some, str) else some) if name not in ("__dict__", "__weakref__")]
+    return [getattr(thing, "__dict__", None), *(getattr(thing, name, None) for name in names)]
 
+# %% ../nbs/10a_source_code.ipynb #bd26e81b
 def _attribute(module:ModuleType, name:str):
     "What a module holds under a name; a module of a package is imported. None where there is nothing."
     if not hasattr(module, name) and hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.{name}"): importlib.import_module(f"{module.__name__}.{name}")

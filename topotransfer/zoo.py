@@ -9,7 +9,7 @@ __all__ = ['ModelSpec', 'identity_of', 'Backbone', 'torchvision_model', 'timm_mo
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from .datasets import package_folder
-from .embeddings import digest
+from .embeddings import digest, once_per_file
 from .source_code import code_fingerprint
 
 # %% ../nbs/12_zoo.ipynb #6e6968c2
@@ -48,12 +48,8 @@ def identity_of(
     versions = [metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")]
     return digest(code, *versions, _file_digest(weights()) if weights else "") if code else ""
 
-def _file_digest(path:Path) -> str:
-    state = path.stat()
-    return _digest_of_state(path, state.st_mtime_ns, state.st_size)
-
-@lru_cache(256)
-def _digest_of_state(path:Path, *state:int) -> str: return digest(path.read_bytes())
+@once_per_file
+def _file_digest(path:Path) -> str: return digest(path.read_bytes())
 
 # %% ../nbs/12_zoo.ipynb #826f3f20
 class Backbone(nn.Module):

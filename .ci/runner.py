@@ -3,25 +3,56 @@
 It is a module, not a script: IPython replaces `__main__` in the processes that run notebooks, and a function of
 `__main__` could not be found again there.
 """
-import base64, io, multiprocessing, os, re, resource, signal, time
+
+import base64
+import io
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import time
 from contextlib import suppress
 from multiprocessing import connection
 from typing import NamedTuple
 
 SKIP_FLAGS = {"notest", "slow", "gpu"}
 COLOURS = 64
-LIMIT = 1800 # seconds after which a page is taken to hang
+LIMIT = 1800  # seconds after which a page is taken to hang
 # What nearly every page imports, loaded once: third-party modules only, and none that starts a thread.
-PRELOADED = ["execnb.shell", "hypothesis", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "nbdev.process", "pandas", "persim",
-             "psutil", "ripser", "safetensors.torch", "scipy.cluster.hierarchy", "scipy.optimize", "scipy.stats", "sklearn.datasets",
-             "sklearn.linear_model", "sklearn.mixture", "sklearn.model_selection", "sklearn.pipeline", "timm", "torch", "torchvision", "tqdm.auto"]
+PRELOADED = [
+    "execnb.shell",
+    "hypothesis",
+    "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
+    "nbdev.process",
+    "pandas",
+    "persim",
+    "psutil",
+    "ripser",
+    "safetensors.torch",
+    "scipy.cluster.hierarchy",
+    "scipy.optimize",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.mixture",
+    "sklearn.model_selection",
+    "sklearn.pipeline",
+    "timm",
+    "torch",
+    "torchvision",
+    "tqdm.auto",
+]
 # One thread for each page, since there is a page for each core. Freed memory is kept: to map it anew is slow on busy hosts (glibc only).
-ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1") | dict.fromkeys(
-    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2 ** 30))
+ENVIRONMENT = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+) | dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30))
 
 
 class Outcome(NamedTuple):
     "What became of a page: seconds by the clock and of processors (children included), how many cells hold tests, an error or ''."
+
     path: object
     wall: float
     cpu: float
@@ -32,7 +63,9 @@ class Outcome(NamedTuple):
 def quantise(png):
     "The PNG (base64) with a palette of 64 colours: small, and the same bytes for the same picture."
     from PIL import Image
-    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    out = io.BytesIO()
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
@@ -40,16 +73,24 @@ def quantise(png):
 def tidy_outputs(nb):
     "Drop progress bars and shrink pictures, so that a second run gives no difference."
     for cell in nb.cells:
-        if cell.cell_type != "code": continue
-        cell.outputs = [o for o in cell.get("outputs", []) if not (o.get("name") == "stderr" and "\r" in "".join(o["text"]))]
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [
+            o
+            for o in cell.get("outputs", [])
+            if not (o.get("name") == "stderr" and "\r" in "".join(o["text"]))
+        ]
         for o in cell.outputs:
-            if "image/png" in o.get("data", {}): o["data"]["image/png"] = quantise(o["data"]["image/png"])
+            if "image/png" in o.get("data", {}):
+                o["data"]["image/png"] = quantise(o["data"]["image/png"])
 
 
 def has_flag(cell, flags):
     "Whether a code cell carries one of the flags, or `#| eval: false`."
     directives = getattr(cell, "directives_", None) or {}
-    return cell.cell_type == "code" and (directives.get("eval:") == ["false"] or bool(flags & set(directives)))
+    return cell.cell_type == "code" and (
+        directives.get("eval:") == ["false"] or bool(flags & set(directives))
+    )
 
 
 def run_cells(path, save, flags):
@@ -57,33 +98,50 @@ def run_cells(path, save, flags):
     from execnb.nbio import write_nb
     from execnb.shell import CaptureShell
     from nbdev.process import NBProcessor
+
     nb = NBProcessor(path, rm_directives=False).nb
     code = [c for c in nb.cells if c.cell_type == "code"]
     exporting = [c for c in code if re.search(r"^#\|\s*exports?\b", c.source, re.M)]
-    tests = [c for c in code if c not in exporting and not has_flag(c, flags) and re.search(r"\b(test_\w+|assert|ExceptionExpected)\b", c.source)]
-    if exporting and not tests: return 0, "exports code but holds no test"
-    for cell in code: # a cell that now prints nothing would else keep what it printed before
-        if not has_flag(cell, flags): cell.outputs = []
+    tests = [
+        c
+        for c in code
+        if c not in exporting
+        and not has_flag(c, flags)
+        and re.search(r"\b(test_\w+|assert|ExceptionExpected)\b", c.source)
+    ]
+    if exporting and not tests:
+        return 0, "exports code but holds no test"
+    # a cell that now prints nothing would else keep what it printed before
+    for cell in code:
+        if not has_flag(cell, flags):
+            cell.outputs = []
     shell = CaptureShell(str(path), mpl_format="png")
-    try: shell.run_all(nb, exc_stop=True, preproc=lambda cell: has_flag(cell, flags))
-    except Exception: return len(tests), shell.prettytb(fname=path)
+    try:
+        shell.run_all(nb, exc_stop=True, preproc=lambda cell: has_flag(cell, flags))
+    except Exception:
+        return len(tests), shell.prettytb(fname=path)
     if save:
         tidy_outputs(nb)
-        write_nb(nb, path.with_suffix(".tmp")) # whole or not at all
+        write_nb(nb, path.with_suffix(".tmp"))  # whole or not at all
         os.replace(path.with_suffix(".tmp"), path)
     return len(tests), ""
 
 
 def processor_seconds():
     "User and system time of this process and of the children that it has waited for."
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(
+        sum(resource.getrusage(who)[:2])
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def run_page(path, save, flags, sender):
     "What the process of a page does: run it and send `(tests, error, processor seconds, those of the fork server)`."
     import psutil
-    os.setsid() # so that what the page starts can be ended with it
-    multiprocessing.set_start_method(None, force=True) # a page starts processes as it would anywhere else
+
+    os.setsid()  # so that what the page starts can be ended with it
+    # a page starts processes as it would anywhere else
+    multiprocessing.set_start_method(None, force=True)
     os.chdir(path.parent)
     tests, error = run_cells(path, save, flags)
     server = psutil.Process(os.getppid()).cpu_times()
@@ -92,34 +150,48 @@ def run_page(path, save, flags, sender):
 
 class Page:
     "A page under way."
+
     def __init__(self, context, path, save, flags):
         self.path, self.start = path, time.monotonic()
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=run_page, args=(path, save, flags, sender))
+        self.process = context.Process(
+            target=run_page, args=(path, save, flags, sender)
+        )
         self.process.start()
         sender.close()
 
     @property
-    def wall(self): return time.monotonic() - self.start
+    def wall(self):
+        return time.monotonic() - self.start
 
     @property
-    def ended(self): return self.receiver.poll() or not self.process.is_alive()
+    def ended(self):
+        return self.receiver.poll() or not self.process.is_alive()
 
     def end(self, limit):
         "The outcome of a page that has ended or has had its time, and the fork server's processor seconds."
         wall, late = self.wall, not self.ended
-        if not late: self.process.join(60) # time for its last words
-        self.kill() # what is left of it might hold the pipe open
-        try: tests, error, cpu, server = self.receiver.recv() if self.receiver.poll() else (0, "", 0., 0.)
-        except EOFError: tests, error, cpu, server = 0, "", 0., 0.
-        if late: error = f"ended after {limit} s without a result: it hangs"
+        if not late:
+            self.process.join(60)  # time for its last words
+        self.kill()  # what is left of it might hold the pipe open
+        try:
+            tests, error, cpu, server = (
+                self.receiver.recv() if self.receiver.poll() else (0, "", 0.0, 0.0)
+            )
+        except EOFError:
+            tests, error, cpu, server = 0, "", 0.0, 0.0
+        if late:
+            error = f"ended after {limit} s without a result: it hangs"
         return Outcome(self.path, wall, cpu, tests, error or self._death()), server
 
     def kill(self):
         "End the page and whatever it has started."
         code = self.process.exitcode
-        with suppress(ProcessLookupError): os.killpg(self.process.pid, signal.SIGKILL)
-        if code is None: self.process.kill() # it may not have come to lead a group of its own
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        # it may not have come to lead a group of its own
+        if code is None:
+            self.process.kill()
         self.process.join()
 
     def _death(self):
@@ -131,17 +203,29 @@ class Page:
 def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
     "Run notebooks, as many at a time as there are cores; yields `(outcome, fork server's processor seconds)` as they end."
     os.environ.update(ENVIRONMENT)
-    context, waiting, running = multiprocessing.get_context("forkserver"), list(paths), []
+    context = multiprocessing.get_context("forkserver")
+    waiting = list(paths)
+    running = []
     context.set_forkserver_preload(PRELOADED)
-    ready = context.Process(target=int) # the server has loaded everything once this has ended: no page waits for it
+    # the server has loaded everything once this has ended: no page waits for it
+    ready = context.Process(target=int)
     ready.start(), ready.join()
     try:
         while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1): running.append(Page(context, waiting.pop(0), save, flags))
+            while waiting and len(running) < (os.cpu_count() or 1):
+                running.append(Page(context, waiting.pop(0), save, flags))
             nearest = limit - max(page.wall for page in running)
-            connection.wait([waitable for page in running for waitable in (page.receiver, page.process.sentinel)], timeout=max(nearest, 0))
+            connection.wait(
+                [
+                    waitable
+                    for page in running
+                    for waitable in (page.receiver, page.process.sentinel)
+                ],
+                timeout=max(nearest, 0),
+            )
             for page in [page for page in running if page.ended or page.wall >= limit]:
                 running.remove(page)
                 yield page.end(limit)
-    finally: # Ctrl-C reaches this process, not the pages
-        for page in running: page.kill()
+    finally:  # Ctrl-C reaches this process, not the pages
+        for page in running:
+            page.kill()

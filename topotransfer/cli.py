@@ -21,69 +21,187 @@ from .extraction import extract
 from .ranking import Ranking, default_scores, rank
 from .reproduction import reproduce_poster
 from .small_nets import small_zoo
-from .small_zoo import fine_tuned # registers the truth of the small zoo
+from .small_zoo import fine_tuned  # registers the truth of the small zoo
 from .source import add_source_pr
 from .zoo import bundled_zoo, model
 
 # %% ../nbs/31_cli.ipynb #32abd168
 def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
-    top = argparse.ArgumentParser("topotransfer", description="Choose a pretrained image backbone before paying for fine-tuning.")
+    top = argparse.ArgumentParser(
+        "topotransfer",
+        description="Choose a pretrained image backbone before paying for fine-tuning.",
+    )
     commands = top.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("rank", help="rank backbones for a set of labelled images")
-    command.add_argument("--images", metavar="DIR", help="one folder of images per class (default: silhouettes of ten animals, from a package)")
-    command.add_argument("--model", action="append", metavar="NAME", help="torchvision:NAME[:WEIGHTS], timm:NAME or a bundled model; repeatable (default: the bundled zoo)")
-    command.add_argument("--per-class", type=int, default=50, metavar="N", help="images of each class (default: 50)")
-    command.add_argument("--by", default="pr_target", metavar="SCORE", help="score to sort by (default: pr_target)")
-    command.add_argument("--output", default=".", metavar="DIR", help="where ranking.csv and ranking.png go (default: here)")
+    command = commands.add_parser(
+        "rank", help="rank backbones for a set of labelled images"
+    )
+    command.add_argument(
+        "--images",
+        metavar="DIR",
+        help="one folder of images per class (default: silhouettes of ten animals, from a package)",
+    )
+    command.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="torchvision:NAME[:WEIGHTS], timm:NAME or a bundled model; repeatable (default: the bundled zoo)",
+    )
+    command.add_argument(
+        "--per-class",
+        type=int,
+        default=50,
+        metavar="N",
+        help="images of each class (default: 50)",
+    )
+    command.add_argument(
+        "--by",
+        default="pr_target",
+        metavar="SCORE",
+        help="score to sort by (default: pr_target)",
+    )
+    command.add_argument(
+        "--output",
+        default=".",
+        metavar="DIR",
+        help="where ranking.csv and ranking.png go (default: here)",
+    )
     _add_running(command)
-    source = commands.add_parser("source-pr", help="PR of the images that models were trained on, kept in your own table for the scores pr, pr_labelled and pr_whole")
-    source.add_argument("--images", metavar="DIR", required=True, help="one folder per class of images that the models were trained on, or of their validation part")
-    source.add_argument("--model", action="append", metavar="NAME", required=True, help="as for rank; repeatable")
-    source.add_argument("--per-class", type=int, metavar="N", help="images of each class (default: all)")
-    source.add_argument("--data", metavar="WORDS", help="which images these are, for the record (default: the folder's name)")
+    source = commands.add_parser(
+        "source-pr",
+        help="PR of the images that models were trained on, kept in your own table for the scores pr, pr_labelled and pr_whole",
+    )
+    source.add_argument(
+        "--images",
+        metavar="DIR",
+        required=True,
+        help="one folder per class of images that the models were trained on, or of their validation part",
+    )
+    source.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        required=True,
+        help="as for rank; repeatable",
+    )
+    source.add_argument(
+        "--per-class", type=int, metavar="N", help="images of each class (default: all)"
+    )
+    source.add_argument(
+        "--data",
+        metavar="WORDS",
+        help="which images these are, for the record (default: the folder's name)",
+    )
     _add_running(source)
     reproduce = commands.add_parser("reproduce", help="reproduce a published result")
-    reproduce.add_argument("what", choices=["poster"], help="poster: PR of ten torchvision models on ImageNet's validation images, held against the poster's ranking")
-    reproduce.add_argument("--imagenet", metavar="DIR", required=True, help="holds val/, one folder of images per class")
-    reproduce.add_argument("--limit", type=int, metavar="N", help="images of each class, for a quick look (default: all)")
-    reproduce.add_argument("--model", action="append", metavar="NAME", help="only these of the ten, named as for rank; repeatable (default: all ten)")
+    reproduce.add_argument(
+        "what",
+        choices=["poster"],
+        help="poster: PR of ten torchvision models on ImageNet's validation images, held against the poster's ranking",
+    )
+    reproduce.add_argument(
+        "--imagenet",
+        metavar="DIR",
+        required=True,
+        help="holds val/, one folder of images per class",
+    )
+    reproduce.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="images of each class, for a quick look (default: all)",
+    )
+    reproduce.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help="only these of the ten, named as for rank; repeatable (default: all ten)",
+    )
     _add_running(reproduce)
     return top
 
-def _add_running(command:argparse.ArgumentParser) -> None:
+
+def _add_running(command: argparse.ArgumentParser) -> None:
     "The options that every command has."
-    command.add_argument("--device", default="cpu", help="where the networks run, e.g. cuda (default: cpu)")
-    command.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in one forward pass (default: 32)")
-    command.add_argument("--workers", type=int, default=0, metavar="N", help="processes that open images (default: 0)")
-    command.add_argument("--store", metavar="DIR", help="where embeddings and your own table of source PR are kept (default: $TOPOTRANSFER_HOME or the user's cache folder)")
+    command.add_argument(
+        "--device",
+        default="cpu",
+        help="where the networks run, e.g. cuda (default: cpu)",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="images in one forward pass (default: 32)",
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that open images (default: 0)",
+    )
+    command.add_argument(
+        "--store",
+        metavar="DIR",
+        help="where embeddings and your own table of source PR are kept (default: $TOPOTRANSFER_HOME or the user's cache folder)",
+    )
 
 # %% ../nbs/31_cli.ipynb #801088b5
-def run_rank(options:argparse.Namespace) -> None:
+def run_rank(options: argparse.Namespace) -> None:
     "Rank, evaluate, print both tables, write `ranking.csv` and `ranking.png` and say where. Without models and images of the user's: the small zoo as well, held against its fine-tuned accuracies."
     zoo = [model(name) for name in options.model] if options.model else bundled_zoo()
-    images = (animals() if options.images is None else image_folder(options.images)).subset(options.per_class)
+    images = (
+        animals() if options.images is None else image_folder(options.images)
+    ).subset(options.per_class)
     store, folder = Store(options.store), Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(zoo)} models, {images!r}, embeddings kept in {store.root}")
-    ranking = rank(zoo, images, [s for s in default_scores() if s != "fine_tuned"], options.by, store, **_running(options))
+    ranking = rank(
+        zoo,
+        images,
+        [s for s in default_scores() if s != "fine_tuned"],
+        options.by,
+        store,
+        **_running(options),
+    )
     print(f"\n{ranking}\n")
     _judge(ranking, "linear_probe")
     _write(ranking, folder, "ranking")
-    if options.model or options.images: return
+    if options.model or options.images:
+        return
     ranking = rank(small_zoo(), images, SMALL_SCORES, "pr", store, **_running(options))
-    print(f"\n{len(ranking.table)} small networks trained on Fashion-MNIST, on the same images; their fine-tuned accuracies are known")
+    print(
+        f"\n{len(ranking.table)} small networks trained on Fashion-MNIST, on the same images; their fine-tuned accuracies are known"
+    )
     _judge(ranking, "fine_tuned")
     _write(ranking, folder, "ranking_small")
 
-SMALL_SCORES = ["pr", "pr_labelled", "pr_whole", "pr_target", "pr_whole_target", "leep", "nce", "logme", "nc1", "fine_tuned"]
 
-def _judge(ranking:Ranking, truth:str) -> None:
+SMALL_SCORES = [
+    "pr",
+    "pr_labelled",
+    "pr_whole",
+    "pr_target",
+    "pr_whole_target",
+    "leep",
+    "nce",
+    "logme",
+    "nc1",
+    "fine_tuned",
+]
+
+
+def _judge(ranking: Ranking, truth: str) -> None:
     "Print how each score agrees with the truth, or why that can't be said."
-    try: print(f"{evaluate(ranking, truth)}\n")
-    except ValueError as error: print(f"no evaluation: {error}\n")
+    try:
+        print(f"{evaluate(ranking, truth)}\n")
+    except ValueError as error:
+        print(f"no evaluation: {error}\n")
 
-def _write(ranking:Ranking, folder:Path, name:str) -> None:
+
+def _write(ranking: Ranking, folder: Path, name: str) -> None:
     "Write the table and its picture, and say where."
     ranking.to_csv(folder / f"{name}.csv")
     picture = ranking.plot().figure
@@ -91,37 +209,65 @@ def _write(ranking:Ranking, folder:Path, name:str) -> None:
     plt.close(picture)
     print(f"wrote {folder / name}.csv and {folder / name}.png")
 
-def _running(options:argparse.Namespace) -> dict:
-    "How `extract` is to run."
-    return dict(device=options.device, batch_size=options.batch_size, num_workers=options.workers)
 
-def run_source_pr(options:argparse.Namespace) -> None:
+def _running(options: argparse.Namespace) -> dict:
+    "How `extract` is to run."
+    return dict(
+        device=options.device,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+    )
+
+
+def run_source_pr(options: argparse.Namespace) -> None:
     "Embed source images, add each model's PR to the user's table, print the table and say where it lies; a model that fails ends in a line of its own."
     images, store = image_folder(options.images), Store(options.store)
-    if options.per_class is not None: images = images.subset(options.per_class)
-    extracted = extract([model(name) for name in options.model], images, store, **_running(options))
+    if options.per_class is not None:
+        images = images.subset(options.per_class)
+    extracted = extract(
+        [model(name) for name in options.model], images, store, **_running(options)
+    )
     failures = dict(extracted.failures)
     for name, embeddings in extracted.embeddings.items():
-        try: add_source_pr(embeddings, store, options.data, options.device)
-        except ValueError as error: failures[name] = str(error)
+        try:
+            add_source_pr(embeddings, store, options.data, options.device)
+        except ValueError as error:
+            failures[name] = str(error)
     if (path := store.root / "source_pr.csv").exists():
-        table = pd.read_csv(path, dtype=dict(weights=str)).assign(weights=lambda t: t["weights"].str[:12])
+        table = pd.read_csv(path, dtype=dict(weights=str)).assign(
+            weights=lambda t: t["weights"].str[:12]
+        )
         print(table.to_string(index=False))
-        if len(table[["n", "k", "data"]].drop_duplicates()) > 1: print("values of different n, k or data can't be compared")
-    for name, reason in failures.items(): print(f"failed: {name}: {reason}")
-    if len(failures) == len(options.model): raise RuntimeError("no model's PR could be computed")
+        if len(table[["n", "k", "data"]].drop_duplicates()) > 1:
+            print("values of different n, k or data can't be compared")
+    for name, reason in failures.items():
+        print(f"failed: {name}: {reason}")
+    if len(failures) == len(options.model):
+        raise RuntimeError("no model's PR could be computed")
     print(f"your own table: {path}")
 
-def run_reproduce(options:argparse.Namespace) -> None:
+
+def run_reproduce(options: argparse.Namespace) -> None:
     "Compute PR of the poster's models on ImageNet and print what comes out, the verdict last."
     zoo = options.model and [model(name) for name in options.model]
-    print(reproduce_poster(options.imagenet, zoo, options.limit, options.store, **_running(options)))
+    print(
+        reproduce_poster(
+            options.imagenet, zoo, options.limit, options.store, **_running(options)
+        )
+    )
+
 
 def main(
-    arguments:list[str]|None=None, # the command line's by default
+    arguments: list[str] | None = None,  # the command line's by default
 ) -> None:
     "Entry point of `topotransfer`. What a user can mend ends with one line on stderr and exit status 1."
-    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace") # a terminal that lacks a character still gets its table
+    # a terminal that lacks a character still gets its table
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
-    try: {"rank": run_rank, "source-pr": run_source_pr, "reproduce": run_reproduce}[options.command](options)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error: sys.exit(f"topotransfer: {error}")
+    try:
+        {"rank": run_rank, "source-pr": run_source_pr, "reproduce": run_reproduce}[
+            options.command
+        ](options)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"topotransfer: {error}")

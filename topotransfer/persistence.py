@@ -21,62 +21,100 @@ from .cloud import check_count, check_points
 # %% ../nbs/02_persistence.ipynb #a2db9930
 class _Block(NamedTuple):
     "Rows of a cloud, centred and divided by `scale`: values `(m, d)`, squared norms `(m,)`, squared core distances `(m,)` or None."
+
     values: torch.Tensor
     norms: torch.Tensor
-    cores: torch.Tensor|None
+    cores: torch.Tensor | None
     scale: float
 
-    def __getitem__(self, rows) -> "_Block": return _Block(self.values[rows], self.norms[rows], None if self.cores is None else self.cores[rows], self.scale)
+    def __getitem__(self, rows) -> "_Block":
+        return _Block(
+            self.values[rows],
+            self.norms[rows],
+            None if self.cores is None else self.cores[rows],
+            self.scale,
+        )
+
 
 def rounding_slack(
-    dim:int, # d
-    dtype:torch.dtype=torch.float32, # of the products
+    dim: int,  # d
+    dtype: torch.dtype = torch.float32,  # of the products
 ) -> float:
     "The constant gamma of the bound: 1.01 (d + 16) u, u being half the spacing of the numbers at 1 (Higham 2002, section 3.1)."
     return 1.01 * (dim + 16) * torch.finfo(dtype).eps / 2
 
-def _lower_bounds(a:_Block, b:_Block) -> torch.Tensor: # `(len(a), len(b))`, in units of the common scale squared
+
+def _lower_bounds(
+    a: _Block, b: _Block
+) -> torch.Tensor:  # `(len(a), len(b))`, in units of the common scale squared
     "Numbers that no squared distance between rows of a and b falls below, whatever the rounding; one matrix product."
     keep = 1 - rounding_slack(a.values.shape[1], a.values.dtype)
-    low = torch.addmm(b.norms * keep, a.values, b.values.T, alpha=-2).add_((a.norms * keep)[:, None])
-    if a.cores is None: return low
-    return torch.maximum(torch.maximum(low, a.cores[:, None], out=low), b.cores, out=low)
+    low = torch.addmm(b.norms * keep, a.values, b.values.T, alpha=-2).add_(
+        (a.norms * keep)[:, None]
+    )
+    if a.cores is None:
+        return low
+    return torch.maximum(
+        torch.maximum(low, a.cores[:, None], out=low), b.cores, out=low
+    )
 
-def _margin(a:_Block, b:_Block, i, j) -> torch.Tensor:
+
+def _margin(a: _Block, b: _Block, i, j) -> torch.Tensor:
     "How far above its lower bound a squared distance can be, for the pairs (i, j)."
-    return 2 * rounding_slack(a.values.shape[1], a.values.dtype) * (a.norms[i] + b.norms[j])
+    return (
+        2
+        * rounding_slack(a.values.shape[1], a.values.dtype)
+        * (a.norms[i] + b.norms[j])
+    )
 
 # %% ../nbs/02_persistence.ipynb #abe99f06
 def _leaf_order(
-    n:int,
-    edges:np.ndarray, # `(n - 1, 2)` of a spanning tree
-    weights:np.ndarray, # `(n - 1,)`
-) -> tuple[np.ndarray, np.ndarray]: # points in leaf order `(n,)`; heights between neighbouring leaves `(n - 1,)`
+    n: int,
+    edges: np.ndarray,  # `(n - 1, 2)` of a spanning tree
+    weights: np.ndarray,  # `(n - 1,)`
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # points in leaf order `(n,)`; heights between neighbouring leaves `(n - 1,)`
     "The leaves of a tree's single-linkage dendrogram: the largest weight between two leaves is the path maximum of the two points."
-    root, size, tail, follower, height = list(range(n)), [1] * n, list(range(n)), [-1] * n, [0.] * n
+    root = list(range(n))
+    size = [1] * n
+    tail = list(range(n))
+    follower = [-1] * n
+    height = [0.0] * n
     order = np.argsort(weights, kind="stable")
     a = 0
     for a, b, weight in zip(*edges[order].T.tolist(), weights[order].tolist()):
-        while root[a] != a: root[a] = a = root[root[a]]
-        while root[b] != b: root[b] = b = root[root[b]]
-        if size[a] < size[b]: a, b = b, a
-        follower[tail[a]], height[tail[a]] = b, weight # the chain of b is hung to the end of that of a
+        while root[a] != a:
+            root[a] = a = root[root[a]]
+        while root[b] != b:
+            root[b] = b = root[root[b]]
+        if size[a] < size[b]:
+            a, b = b, a
+        # the chain of b is hung to the end of that of a
+        follower[tail[a]], height[tail[a]] = b, weight
         tail[a], root[b], size[a] = tail[b], a, size[a] + size[b]
     leaves = np.empty(n, dtype=np.int64)
-    for t in range(n): leaves[t], a = a, follower[a]
+    for t in range(n):
+        leaves[t], a = a, follower[a]
     return leaves, np.array(height)[leaves[:-1]]
 
-def _cuts(heights:np.ndarray, places) -> np.ndarray:
+
+def _cuts(heights: np.ndarray, places) -> np.ndarray:
     "Places at which to cut leaves into ranges, each inner one moved by up to a quarter of its range to the largest height there: a class stays whole."
     cuts = np.array(places)
     for t in range(1, len(cuts) - 1):
         first = places[t] - (places[t] - places[t - 1]) // 4
-        cuts[t] = first + heights[first - 1:places[t] + (places[t + 1] - places[t]) // 4].argmax()
+        cuts[t] = (
+            first
+            + heights[first - 1 : places[t] + (places[t + 1] - places[t]) // 4].argmax()
+        )
     return cuts
+
 
 class _RangeMax:
     "The largest of h[a], ..., h[b - 1] for many pairs (a, b) at once, in either order; 0 where a = b (a sparse table)."
-    def __init__(self, h:np.ndarray):
+
+    def __init__(self, h: np.ndarray):
         self.levels, width = [h], 1
         while 2 * width <= len(h):
             last = self.levels[-1]
@@ -88,17 +126,20 @@ class _RangeMax:
         level, out = np.frexp(b - a)[1] - 1, np.zeros(a.shape)
         for i, maxima in enumerate(self.levels):
             at = level == i
-            if at.any(): out[at] = np.maximum(maxima[a[at]], maxima[b[at] - 2 ** i])
+            if at.any():
+                out[at] = np.maximum(maxima[a[at]], maxima[b[at] - 2**i])
         return out
 
 # %% ../nbs/02_persistence.ipynb #5bf3768a
 def _prim(
-    weights:np.ndarray, # `(m, m)` symmetric; overwritten
-) -> np.ndarray: # `(m - 1, 2)` edges
+    weights: np.ndarray,  # `(m, m)` symmetric; overwritten
+) -> np.ndarray:  # `(m - 1, 2)` edges
     "The minimum spanning tree of a full matrix of weights."
     m = len(weights)
-    nearest, parent, edges = weights[0].copy(), np.zeros(m, dtype=np.int64), np.empty((m - 1, 2), dtype=np.int64)
-    weights[:, 0] = nearest[0] = np.inf # what is in the tree is never added again
+    nearest = weights[0].copy()
+    parent = np.zeros(m, dtype=np.int64)
+    edges = np.empty((m - 1, 2), dtype=np.int64)
+    weights[:, 0] = nearest[0] = np.inf  # what is in the tree is never added again
     for step in range(m - 1):
         newest = int(nearest.argmin())
         edges[step] = parent[newest], newest
@@ -107,32 +148,59 @@ def _prim(
         nearest[closer], parent[closer] = weights[newest, closer], newest
     return edges
 
-def _squared_lengths(points:torch.Tensor, edges:np.ndarray, unit:float, cores:np.ndarray|None) -> np.ndarray:
-    "Squared lengths of edges in units of `unit` squared, in float64 from differences; at least the cores of both ends."
-    out, step = np.empty(len(edges)), max(1, 2 ** 18 // points.shape[1])
-    for start in range(0, len(edges), step):
-        i, j = torch.from_numpy(edges[start:start + step]).to(points.device).T
-        difference = (points[i].double() / unit).sub_(points[j].double() / unit)
-        out[start:start + step] = torch.linalg.vector_norm(difference, dim=1).square_().cpu().numpy()
-    return out if cores is None else np.maximum(out, cores[edges].max(axis=1, initial=0))
 
-def _tree_of_edges(n:int, edges:np.ndarray, weights:np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _squared_lengths(
+    points: torch.Tensor, edges: np.ndarray, unit: float, cores: np.ndarray | None
+) -> np.ndarray:
+    "Squared lengths of edges in units of `unit` squared, in float64 from differences; at least the cores of both ends."
+    out, step = np.empty(len(edges)), max(1, 2**18 // points.shape[1])
+    for start in range(0, len(edges), step):
+        i, j = torch.from_numpy(edges[start : start + step]).to(points.device).T
+        difference = (points[i].double() / unit).sub_(points[j].double() / unit)
+        out[start : start + step] = (
+            torch.linalg.vector_norm(difference, dim=1).square_().cpu().numpy()
+        )
+    return (
+        out if cores is None else np.maximum(out, cores[edges].max(axis=1, initial=0))
+    )
+
+
+def _tree_of_edges(
+    n: int, edges: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     "The minimum spanning tree of a connected list of edges, which may hold an edge twice: edges and weights."
     by_weight = np.argsort(weights, kind="stable")
     low, high = np.sort(edges[by_weight], axis=1).T
     first = by_weight[np.sort(np.unique(low * n + high, return_index=True)[1])]
-    ranks = np.arange(1., len(first) + 1)
-    chosen = sparse_spanning_tree(coo_array((ranks, edges[first].T), shape=(n, n)).tocsr())
+    ranks = np.arange(1.0, len(first) + 1)
+    chosen = sparse_spanning_tree(
+        coo_array((ranks, edges[first].T), shape=(n, n)).tocsr()
+    )
     kept = first[chosen.data.astype(np.int64) - 1]
     return edges[kept], weights[kept]
 
 # %% ../nbs/02_persistence.ipynb #d3e4c4f8
 class _Sweep:
     "The computation of one minimum spanning tree. Squared lengths are in units of `unit` squared, `unit` being a power of two."
-    limit = 8 # pairs per row and column that may pass before a tile is looked at more closely
 
-    def __init__(self, points:torch.Tensor, device, memory:int, run:int=512, tile:int=1024, cores=None):
-        self.points, self.device, self.memory, self.run, self.tile, self.cores = points, torch.device(device), memory, run, tile, cores
+    # pairs per row and column that may pass before a tile is looked at more closely
+    limit = 8
+
+    def __init__(
+        self,
+        points: torch.Tensor,
+        device,
+        memory: int,
+        run: int = 512,
+        tile: int = 1024,
+        cores=None,
+    ):
+        self.points = points
+        self.device = torch.device(device)
+        self.memory = memory
+        self.run = run
+        self.tile = tile
+        self.cores = cores
         self.n, self.dim = points.shape
         self.unit = _power_of_two(points)
         self.found, self.pending = [], 0
@@ -144,31 +212,52 @@ class _Sweep:
         rows = rows.sub_(rows.mean(0) if centre is None else centre)
         scale = _power_of_two(rows) if scale is None else scale
         values = rows.div_(scale).to(dtype)
-        cores = None if self.cores is None else self._down(self.cores[index] / scale ** 2, dtype)
-        return _Block(values, torch.linalg.vector_norm(values, dim=1).square_(), cores, scale)
+        cores = (
+            None
+            if self.cores is None
+            else self._down(self.cores[index] / scale**2, dtype)
+        )
+        return _Block(
+            values, torch.linalg.vector_norm(values, dim=1).square_(), cores, scale
+        )
 
-    def _down(self, numbers, dtype) -> torch.Tensor: return self._tensor(numbers, dtype, 0.)
-    def _up(self, numbers, dtype) -> torch.Tensor: return self._tensor(numbers, dtype, np.inf) + 2. ** -120 # and what may have underflowed
+    def _down(self, numbers, dtype) -> torch.Tensor:
+        return self._tensor(numbers, dtype, 0.0)
 
-    def _tensor(self, numbers, dtype, towards:float) -> torch.Tensor:
+    def _up(self, numbers, dtype) -> torch.Tensor:
+        return (
+            self._tensor(numbers, dtype, np.inf) + 2.0**-120
+        )  # and what may have underflowed
+
+    def _tensor(self, numbers, dtype, towards: float) -> torch.Tensor:
         "Numbers in a precision of choice, rounded in one direction."
         numbers = np.asarray(numbers, dtype=np.float64)
-        if dtype == torch.float32: numbers = np.nextafter(numbers.astype(np.float32), np.float32(towards))
+        if dtype == torch.float32:
+            numbers = np.nextafter(numbers.astype(np.float32), np.float32(towards))
         return torch.as_tensor(numbers, device=self.device)
 
     def cuts(self) -> np.ndarray:
         "Where the tiles begin and end among the leaves."
-        return _cuts(self.maxima.levels[0], np.linspace(0, self.n, -(-self.n // self.tile) + 1).astype(int))
+        return _cuts(
+            self.maxima.levels[0],
+            np.linspace(0, self.n, -(-self.n // self.tile) + 1).astype(int),
+        )
 
-    def lengths(self, edges:np.ndarray) -> np.ndarray: return _squared_lengths(self.points, edges, self.unit, self.cores)
+    def lengths(self, edges: np.ndarray) -> np.ndarray:
+        return _squared_lengths(self.points, edges, self.unit, self.cores)
 
-def _power_of_two(values:torch.Tensor) -> float:
+
+def _power_of_two(values: torch.Tensor) -> float:
     "A power of two above the largest absolute value; 1 for zeros."
     top = float(torch.maximum(values.max(), -values.min()))
-    return 2. ** np.frexp(top)[1] if top > 0 else 1.
+    return 2.0 ** np.frexp(top)[1] if top > 0 else 1.0
 
 # %% ../nbs/02_persistence.ipynb #af667c9f
-def _run_tree(s:_Sweep, index:np.ndarray) -> np.ndarray: # `(len(index) - 1, 2)` edges, or more where parts were looked at twice
+def _run_tree(
+    s: _Sweep, index: np.ndarray
+) -> (
+    np.ndarray
+):  # `(len(index) - 1, 2)` edges, or more where parts were looked at twice
     "Edges that span some points, by Prim's algorithm on lower bounds; where rounding hides lengths, the points concerned once more about their own centre."
     b = s.block(index)
     low = _lower_bounds(b, b).cpu().numpy()
@@ -179,13 +268,17 @@ def _run_tree(s:_Sweep, index:np.ndarray) -> np.ndarray: # `(len(index) - 1, 2)`
         graph = coo_array((np.ones(hidden.sum()), edges[hidden].T), shape=low.shape)
         part = connected_components(graph, directed=False)[1]
         for p in np.flatnonzero(np.bincount(part) > 2):
-            if (part == p).sum() < len(index): out.append(_run_tree(s, index[part == p]))
+            if (part == p).sum() < len(index):
+                out.append(_run_tree(s, index[part == p]))
     return np.concatenate(out)
 
-def _star(s:_Sweep) -> np.ndarray: # `(n - 1, 2)` edges, or more
+
+def _star(s: _Sweep) -> np.ndarray:  # `(n - 1, 2)` edges, or more
     "A spanning tree from pivots: their own tree and an edge from every point to its nearest pivot."
     rng, m = np.random.default_rng(0), min(s.run, int(3 * np.sqrt(s.n)))
-    nearest, host, pivots = np.full(s.n, np.inf), np.zeros(s.n, dtype=np.int64), np.empty(0, dtype=np.int64)
+    nearest = np.full(s.n, np.inf)
+    host = np.zeros(s.n, dtype=np.int64)
+    pivots = np.empty(0, dtype=np.int64)
     weight = np.ones(s.n)
     for _ in range(2):
         weight[pivots] = 0
@@ -193,225 +286,362 @@ def _star(s:_Sweep) -> np.ndarray: # `(n - 1, 2)` edges, or more
         pivots, b = np.concatenate([pivots, new]), s.block(new)
         centre = (s.points[new].to(s.device) / s.unit).mean(0)
         for start in range(0, s.n, 2048):
-            low, j = _lower_bounds(s.block(slice(start, start + 2048), centre=centre, scale=b.scale), b).min(1)
-            low, j = low.double().cpu().numpy() * b.scale ** 2, j.cpu().numpy()
-            closer = np.flatnonzero(low < nearest[start:start + 2048])
+            low, j = _lower_bounds(
+                s.block(slice(start, start + 2048), centre=centre, scale=b.scale), b
+            ).min(1)
+            low, j = low.double().cpu().numpy() * b.scale**2, j.cpu().numpy()
+            closer = np.flatnonzero(low < nearest[start : start + 2048])
             nearest[start + closer], host[start + closer] = low[closer], new[j[closer]]
-        weight = np.maximum(nearest, 0) + 1e-300 # those far from all pivots are drawn next
+        # those far from all pivots are drawn next
+        weight = np.maximum(nearest, 0) + 1e-300
     rest = np.setdiff1d(np.arange(s.n), pivots)
     return np.concatenate([_run_tree(s, pivots), np.stack([rest, host[rest]], axis=1)])
 
-def _first_tree(s:_Sweep) -> None:
+
+def _first_tree(s: _Sweep) -> None:
     "Set `edges` and `weights` (upper bounds of squared lengths) of a good spanning tree, its leaf order and heights."
-    if s.n <= s.run: edges = _run_tree(s, np.arange(s.n))
+    if s.n <= s.run:
+        edges = _run_tree(s, np.arange(s.n))
     else:
         edges = _star(s)
         edges, weights = _tree_of_edges(s.n, edges, s.lengths(edges))
         leaves, heights = _leaf_order(s.n, edges, weights)
-        runs = np.split(leaves, _cuts(heights, np.append(np.arange(0, s.n, s.run), s.n))[1:-1])
+        runs = np.split(
+            leaves, _cuts(heights, np.append(np.arange(0, s.n, s.run), s.n))[1:-1]
+        )
         edges = np.concatenate([edges, *(_run_tree(s, r) for r in runs if len(r) > 1)])
     s.edges, s.weights = _tree_of_edges(s.n, edges, s.lengths(edges) * (1 + 1e-12))
     s.leaves, heights = _leaf_order(s.n, s.edges, s.weights)
     s.maxima = _RangeMax(heights)
 
 # %% ../nbs/02_persistence.ipynb #ca165c0b
-def _emit(s:_Sweep, rows, cols, i:torch.Tensor, j:torch.Tensor, low:torch.Tensor, a:_Block, b:_Block) -> None:
+def _emit(
+    s: _Sweep,
+    rows,
+    cols,
+    i: torch.Tensor,
+    j: torch.Tensor,
+    low: torch.Tensor,
+    a: _Block,
+    b: _Block,
+) -> None:
     "Keep the pairs (rows[i], cols[j]) with both bounds of their squared lengths."
-    if len(i) == 0: return
+    if len(i) == 0:
+        return
     lower = low[i, j].double()
     upper = lower + _margin(a, b, i, j)
-    lower, upper = (x.clamp_(min=0).cpu().numpy() * a.scale ** 2 for x in (lower, upper))
+    lower, upper = (x.clamp_(min=0).cpu().numpy() * a.scale**2 for x in (lower, upper))
     edges = s.leaves[np.stack([rows[i.cpu().numpy()], cols[j.cpu().numpy()]], axis=1)]
-    if s.cores is not None: upper = np.maximum(upper, s.cores[edges].max(axis=1))
+    if s.cores is not None:
+        upper = np.maximum(upper, s.cores[edges].max(axis=1))
     s.found.append((edges, lower, upper))
     s.pending += len(edges)
 
-def _tighten(s:_Sweep) -> None:
+
+def _tighten(s: _Sweep) -> None:
     "Improve the tree by the candidates found so far, drop those that its path maxima now exclude, lower the thresholds."
     s.pending = 0
-    if not s.found: return
+    if not s.found:
+        return
     edges, lower, upper = (np.concatenate(part) for part in zip(*s.found))
-    s.edges, s.weights = _tree_of_edges(s.n, np.concatenate([s.edges, edges]), np.concatenate([s.weights, upper]))
+    s.edges, s.weights = _tree_of_edges(
+        s.n, np.concatenate([s.edges, edges]), np.concatenate([s.weights, upper])
+    )
     leaves, heights = _leaf_order(s.n, s.edges, s.weights)
     place, maxima = np.argsort(leaves), _RangeMax(heights)
     kept = lower <= maxima(*place[edges].T)
     s.found = [(edges[kept], lower[kept], upper[kept])]
     s.maxima = _RangeMax(maxima(place[s.leaves[:-1]], place[s.leaves[1:]]))
 
-def _diagonal(s:_Sweep, start:int, stop:int, a:_Block|None=None) -> None:
+
+def _diagonal(s: _Sweep, start: int, stop: int, a: _Block | None = None) -> None:
     "The tile of leaves start..stop with themselves; tight classes in it once more, each about its own centre."
     rows, m, own = np.arange(start, stop), stop - start, a is None
-    if m < 2: return
+    if m < 2:
+        return
     a = s.block(s.leaves[rows]) if own else a
     low = _lower_bounds(a, a)
     threshold = torch.zeros_like(low)
-    threshold[:, 1:] = s._up(s.maxima.levels[0][start:stop - 1] / a.scale ** 2, low.dtype)
+    threshold[:, 1:] = s._up(
+        s.maxima.levels[0][start : stop - 1] / a.scale**2, low.dtype
+    )
     passed = (low <= threshold.triu_(1).cummax(1).values).triu_(1)
-    if m <= 32 or int(torch.count_nonzero(passed)) <= s.limit * m: return _emit(s, rows, rows, *passed.nonzero(as_tuple=True), low, a, a)
+    if m <= 32 or int(torch.count_nonzero(passed)) <= s.limit * m:
+        return _emit(s, rows, rows, *passed.nonzero(as_tuple=True), low, a, a)
     classes = _classes(s, rows, a)
-    if classes[-1] == 0: return _halve(s, start, stop) if own else _diagonal(s, start, stop)
+    if classes[-1] == 0:
+        return _halve(s, start, stop) if own else _diagonal(s, start, stop)
     of_leaf = torch.from_numpy(classes).to(passed.device)
     i, j = (passed & (of_leaf[:, None] != of_leaf)).nonzero(as_tuple=True)
-    if len(i) <= s.limit * m: _emit(s, rows, rows, i, j, low, a, a)
-    elif not _face_to_face(s, rows, rows, classes[i.cpu().numpy()], classes[j.cpu().numpy()], classes, classes): return _halve(s, start, stop)
+    if len(i) <= s.limit * m:
+        _emit(s, rows, rows, i, j, low, a, a)
+    elif not _face_to_face(
+        s,
+        rows,
+        rows,
+        classes[i.cpu().numpy()],
+        classes[j.cpu().numpy()],
+        classes,
+        classes,
+    ):
+        return _halve(s, start, stop)
     ends = np.searchsorted(classes, range(classes[-1] + 2))
-    for first, last in zip(ends, ends[1:]): _diagonal(s, start + first, start + last)
+    for first, last in zip(ends, ends[1:]):
+        _diagonal(s, start + first, start + last)
 
-def _classes(s:_Sweep, leaves:np.ndarray, block:_Block) -> np.ndarray:
+
+def _classes(s: _Sweep, leaves: np.ndarray, block: _Block) -> np.ndarray:
     "Numbers of the tight classes that leaves belong to: within one, heights drown in the rounding of the block."
     furthest = block.norms.argmax()
-    heights = s.maxima(leaves[:-1], leaves[1:]) / block.scale ** 2
-    return np.append(0, np.cumsum(heights > 4 * float(_margin(block, block, furthest, furthest))))
+    heights = s.maxima(leaves[:-1], leaves[1:]) / block.scale**2
+    return np.append(
+        0, np.cumsum(heights > 4 * float(_margin(block, block, furthest, furthest)))
+    )
 
-def _face_to_face(s:_Sweep, rows, cols, passed_i, passed_j, of_row, of_col) -> bool:
+
+def _face_to_face(s: _Sweep, rows, cols, passed_i, passed_j, of_row, of_col) -> bool:
     "Each pair of classes that has pairs of points in question closer up, by itself; False where that would be too many."
     width = of_col[-1] + 1
     pairs = np.unique(passed_i * width + passed_j)
-    if 16 * len(pairs) > len(passed_i): return False
-    for p, q in zip(*divmod(pairs, width)): _resolve(s, rows[of_row == p], cols[of_col == q])
+    if 16 * len(pairs) > len(passed_i):
+        return False
+    for p, q in zip(*divmod(pairs, width)):
+        _resolve(s, rows[of_row == p], cols[of_col == q])
     return True
 
-def _halve(s:_Sweep, start:int, stop:int) -> None:
+
+def _halve(s: _Sweep, start: int, stop: int) -> None:
     "The same tile in two parts, cut at the largest height of its middle."
     middle = start + len(_parts(s, np.arange(start, stop))[0])
     _diagonal(s, start, middle)
     _diagonal(s, middle, stop)
     _cross(s, np.arange(start, middle), np.arange(middle, stop))
 
-def _cross(s:_Sweep, rows:np.ndarray, cols:np.ndarray, a:_Block|None=None, b:_Block|None=None) -> None:
+
+def _cross(
+    s: _Sweep,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    a: _Block | None = None,
+    b: _Block | None = None,
+) -> None:
     "The tile of two ranges of leaves, rows before cols; what is left of it closer up where too many pairs pass."
     own = a is None
-    if own: a, b = _pair(s, rows, cols, torch.float32)
+    if own:
+        a, b = _pair(s, rows, cols, torch.float32)
     low = _lower_bounds(a, b)
     of_row, of_col = _thresholds(s, rows, cols, a.scale)
-    i, j = (low <= torch.maximum(of_row.max(), of_col.max())).nonzero(as_tuple=True) # one threshold for the tile first
+    # one threshold for the tile first
+    i, j = (low <= torch.maximum(of_row.max(), of_col.max())).nonzero(as_tuple=True)
     passed = low[i, j] <= torch.maximum(of_row[i], of_col[j])
     i, j = i[passed], j[passed]
-    if len(i) <= s.limit * (len(rows) + len(cols)): return _emit(s, rows, cols, i, j, low, a, b)
-    i, j, of_row, of_col = i.cpu().numpy(), j.cpu().numpy(), _classes(s, rows, a), _classes(s, cols, b)
-    if _face_to_face(s, rows, cols, of_row[i], of_col[j], of_row, of_col): return
+    if len(i) <= s.limit * (len(rows) + len(cols)):
+        return _emit(s, rows, cols, i, j, low, a, b)
+    i = i.cpu().numpy()
+    j = j.cpu().numpy()
+    of_row = _classes(s, rows, a)
+    of_col = _classes(s, cols, b)
+    if _face_to_face(s, rows, cols, of_row[i], of_col[j], of_row, of_col):
+        return
     (_resolve if own else _cross)(s, rows[np.unique(i)], cols[np.unique(j)])
 
-def _thresholds(s:_Sweep, rows, cols, scale:float) -> tuple[torch.Tensor, torch.Tensor]:
+
+def _thresholds(
+    s: _Sweep, rows, cols, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Path maxima of a tile, in two parts: that of (u, v) is the larger one of the row's and the column's number."
     between = s.maxima(rows[-1], cols[0])
     sides = s.maxima(rows, rows[-1]), s.maxima(cols[0], cols)
-    return tuple(s._up(np.maximum(side, between) / scale ** 2, torch.float32) for side in sides)
+    return tuple(
+        s._up(np.maximum(side, between) / scale**2, torch.float32) for side in sides
+    )
 
-def _pair(s:_Sweep, rows, cols, dtype) -> tuple[_Block, _Block]:
+
+def _pair(s: _Sweep, rows, cols, dtype) -> tuple[_Block, _Block]:
     "Blocks of two sets of leaves about their common centre."
     both = s.block(s.leaves[np.concatenate([rows, cols])], dtype)
-    return both[:len(rows)], both[len(rows):]
+    return both[: len(rows)], both[len(rows) :]
 
-def _resolve(s:_Sweep, rows:np.ndarray, cols:np.ndarray) -> None:
+
+def _resolve(s: _Sweep, rows: np.ndarray, cols: np.ndarray) -> None:
     "A tile in which rounding or loose thresholds let too much pass: double precision, and path maxima over its shortest pair."
     a, b = _pair(s, rows, cols, torch.float64)
     low = _lower_bounds(a, b)
     u, v = np.unravel_index(int(low.argmin()), low.shape)
     bridge = s.lengths(s.leaves[[[rows[u], cols[v]]]])[0] * (1 + 1e-12)
-    of_row, of_col = (s._up(np.maximum(s.maxima(side, side[at]), bridge) / a.scale ** 2, low.dtype) for side, at in ((rows, u), (cols, v)))
+    of_row, of_col = (
+        s._up(np.maximum(s.maxima(side, side[at]), bridge) / a.scale**2, low.dtype)
+        for side, at in ((rows, u), (cols, v))
+    )
     i, j = (low <= torch.maximum(of_row[:, None], of_col)).nonzero(as_tuple=True)
-    if max(low.shape) <= 32 or len(i) <= s.limit * sum(low.shape): return _emit(s, rows, cols, i, j, low, a, b)
+    if max(low.shape) <= 32 or len(i) <= s.limit * sum(low.shape):
+        return _emit(s, rows, cols, i, j, low, a, b)
     rows, cols = rows[i.unique().cpu().numpy()], cols[j.unique().cpu().numpy()]
     for r in _parts(s, rows):
-        for c in _parts(s, cols): _resolve(s, r, c)
+        for c in _parts(s, cols):
+            _resolve(s, r, c)
 
-def _parts(s:_Sweep, leaves:np.ndarray) -> list[np.ndarray]:
+
+def _parts(s: _Sweep, leaves: np.ndarray) -> list[np.ndarray]:
     "Leaves in two parts, cut at the largest height of their middle; few leaves as they are."
-    if len(leaves) <= 32: return [leaves]
-    return np.split(leaves, _cuts(s.maxima(leaves[:-1], leaves[1:]), [0, len(leaves) // 2, len(leaves)])[1:2])
+    if len(leaves) <= 32:
+        return [leaves]
+    return np.split(
+        leaves,
+        _cuts(s.maxima(leaves[:-1], leaves[1:]), [0, len(leaves) // 2, len(leaves)])[
+            1:2
+        ],
+    )
 
 # %% ../nbs/02_persistence.ipynb #ec15a0fd
-def _squared_cores(s:_Sweep, m:int) -> np.ndarray: # `(n,)` in units of `unit` squared
+def _squared_cores(
+    s: _Sweep, m: int
+) -> np.ndarray:  # `(n,)` in units of `unit` squared
     "Squared distance of each point to its m-th nearest other point, exact to double precision."
-    out, centre = np.empty(s.n), (s.points[::max(1, s.n // 4096)].to(s.device).double() / s.unit).mean(0)
+    out = np.empty(s.n)
+    centre = (s.points[:: max(1, s.n // 4096)].to(s.device).double() / s.unit).mean(0)
     step = max(16, min(1024, s.memory // (32 * s.n)))
     for start in range(0, s.n, step):
-        a = s.block(slice(start, start + step), torch.float64, centre, 4.)
-        parts = [s.block(slice(c, c + 2048), torch.float64, centre, 4.) for c in range(0, s.n, 2048)]
+        a = s.block(slice(start, start + step), torch.float64, centre, 4.0)
+        parts = [
+            s.block(slice(c, c + 2048), torch.float64, centre, 4.0)
+            for c in range(0, s.n, 2048)
+        ]
         low = torch.cat([_lower_bounds(a, b) for b in parts], dim=1)
-        high = low + 2 * rounding_slack(s.dim, low.dtype) * (a.norms[:, None] + torch.cat([b.norms for b in parts]))
-        i, j = (low <= high.kthvalue(m + 1, dim=1, keepdim=True).values).nonzero(as_tuple=True) # m others and the point itself
+        high = low + 2 * rounding_slack(s.dim, low.dtype) * (
+            a.norms[:, None] + torch.cat([b.norms for b in parts])
+        )
+        # m others and the point itself
+        i, j = (low <= high.kthvalue(m + 1, dim=1, keepdim=True).values).nonzero(
+            as_tuple=True
+        )
         i, j = i.cpu().numpy(), j.cpu().numpy()
-        exact = _squared_lengths(s.points, np.stack([i + start, j], axis=1), s.unit, None)
+        exact = _squared_lengths(
+            s.points, np.stack([i + start, j], axis=1), s.unit, None
+        )
         order = np.lexsort((exact, i))
-        out[start:start + step] = exact[order][np.searchsorted(i[order], np.arange(len(low))) + m]
+        out[start : start + step] = exact[order][
+            np.searchsorted(i[order], np.arange(len(low))) + m
+        ]
     return out
 
 # %% ../nbs/02_persistence.ipynb #27629c22
 class _Shadows(NamedTuple):
     "Projections of all tiles, and the areas of the tiles that were asked about and of what was left of them."
+
     parts: list[_Block]
     areas: list[int]
 
-    def restrict(self, s:_Sweep, i:int, j:int, rows, cols) -> tuple[np.ndarray, np.ndarray]:
+    def restrict(
+        self, s: _Sweep, i: int, j: int, rows, cols
+    ) -> tuple[np.ndarray, np.ndarray]:
         "The rows and columns of a tile that can't be excluded; all of them once it has turned out that too little can."
         asked, left = self.areas
-        if asked > 8 * s.tile ** 2 and left > asked // 2: return rows, cols
+        if asked > 8 * s.tile**2 and left > asked // 2:
+            return rows, cols
         a, b = self.parts[i], self.parts[j]
         of_row, of_col = _thresholds(s, rows, cols, a.scale)
         low = _lower_bounds(a, b)
-        lit_rows, lit_cols = low.amin(1) <= torch.maximum(of_row, of_col.max()), low.amin(0) <= torch.maximum(of_col, of_row.max())
+        lit_rows = low.amin(1) <= torch.maximum(of_row, of_col.max())
+        lit_cols = low.amin(0) <= torch.maximum(of_col, of_row.max())
         fewer = rows[lit_rows.cpu().numpy()], cols[lit_cols.cpu().numpy()]
-        self.areas[:] = asked + len(rows) * len(cols), left + len(fewer[0]) * len(fewer[1])
+        self.areas[:] = (
+            asked + len(rows) * len(cols),
+            left + len(fewer[0]) * len(fewer[1]),
+        )
         return fewer
 
-def _shadows(s:_Sweep, blocks:list[_Block]) -> _Shadows|None:
+
+def _shadows(s: _Sweep, blocks: list[_Block]) -> _Shadows | None:
     "Leading directions of a sample (one step of a randomised range finder, Halko, Martinsson and Tropp 2011), and the projections."
     p = min(128, s.dim // 4)
-    if p < 16 or len(blocks) < 4: return None
-    sample = torch.cat([b.values[::max(1, s.n // 2048)] for b in blocks])
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((s.dim, p))).to(sample)
+    if p < 16 or len(blocks) < 4:
+        return None
+    sample = torch.cat([b.values[:: max(1, s.n // 2048)] for b in blocks])
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((s.dim, p))).to(
+        sample
+    )
     basis = torch.linalg.qr((sample.T @ (sample @ noise)).double()).Q
-    if ((sample @ basis.float()) ** 2).sum() < .75 * (sample ** 2).sum(): return None
+    if ((sample @ basis.float()) ** 2).sum() < 0.75 * (sample**2).sum():
+        return None
     parts = []
     for b in blocks:
         exact = b.values.double()
         projected = exact @ basis
-        rest = ((exact ** 2).sum(1) - (projected ** 2).sum(1)).clamp_(min=0).sqrt_()
+        rest = ((exact**2).sum(1) - (projected**2).sum(1)).clamp_(min=0).sqrt_()
         values = torch.cat([projected, rest[:, None]], dim=1).float()
-        parts.append(_Block(values, torch.linalg.vector_norm(values, dim=1).square_(), None, b.scale))
+        parts.append(
+            _Block(
+                values, torch.linalg.vector_norm(values, dim=1).square_(), None, b.scale
+            )
+        )
     return _Shadows(parts, [0, 0])
 
 # %% ../nbs/02_persistence.ipynb #a09d3265
 class SpanningTree(NamedTuple):
     "A minimum spanning tree: `edges` `(n - 1, 2)` index the points, `lengths` `(n - 1,)` are float64 and decreasing."
+
     edges: np.ndarray
     lengths: np.ndarray
 
-def _shaded(s:_Sweep, rows, cols, blocks, lit) -> None:
-    "A tile off the diagonal; only what is lit, where that is less than half of it."
-    if lit is None or 2 * len(lit[0]) * len(lit[1]) > len(rows) * len(cols): _cross(s, rows, cols, *blocks)
-    elif min(map(len, lit)): _cross(s, *lit)
 
-def _sweep_tiles(s:_Sweep, progress:bool) -> None:
+def _shaded(s: _Sweep, rows, cols, blocks, lit) -> None:
+    "A tile off the diagonal; only what is lit, where that is less than half of it."
+    if lit is None or 2 * len(lit[0]) * len(lit[1]) > len(rows) * len(cols):
+        _cross(s, rows, cols, *blocks)
+    elif min(map(len, lit)):
+        _cross(s, *lit)
+
+
+def _sweep_tiles(s: _Sweep, progress: bool) -> None:
     "All tiles of the upper triangle, those near the diagonal first."
     cuts = s.cuts()
     k = len(cuts) - 1
     spans = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:])]
     ready, shadows = None, None
     if 4 * s.n * s.dim <= s.memory // 2:
-        centre = (s.points[s.leaves[::max(1, s.n // 4096)]].to(s.device) / s.unit).mean(0)
-        ready = [s.block(s.leaves[span], centre=centre, scale=4.) for span in spans] # coordinates are below 1, their distances from a mean below 2
+        centre = (
+            s.points[s.leaves[:: max(1, s.n // 4096)]].to(s.device) / s.unit
+        ).mean(0)
+        # coordinates are below 1, their distances from a mean below 2
+        ready = [s.block(s.leaves[span], centre=centre, scale=4.0) for span in spans]
         shadows = _shadows(s, ready)
-    with tqdm(total=k * (k + 1) // 2, desc="minimum spanning tree", unit="tile", disable=not progress) as bar:
+    with tqdm(
+        total=k * (k + 1) // 2,
+        desc="minimum spanning tree",
+        unit="tile",
+        disable=not progress,
+    ) as bar:
         for gap in range(k):
             for i in range(k - gap):
                 blocks = (ready[i], ready[i + gap]) if ready else ()
-                rows, cols = np.arange(cuts[i], cuts[i + 1]), np.arange(cuts[i + gap], cuts[i + gap + 1])
-                if not gap: _diagonal(s, cuts[i], cuts[i + 1], *blocks[:1])
-                else: _shaded(s, rows, cols, blocks, shadows and shadows.restrict(s, i, i + gap, rows, cols))
-                if s.pending > 4 * s.n: _tighten(s)
+                rows = np.arange(cuts[i], cuts[i + 1])
+                cols = np.arange(cuts[i + gap], cuts[i + gap + 1])
+                if not gap:
+                    _diagonal(s, cuts[i], cuts[i + 1], *blocks[:1])
+                else:
+                    _shaded(
+                        s,
+                        rows,
+                        cols,
+                        blocks,
+                        shadows and shadows.restrict(s, i, i + gap, rows, cols),
+                    )
+                if s.pending > 4 * s.n:
+                    _tighten(s)
                 bar.update()
-            if gap == 0 and k > 1: _tighten(s)
+            if gap == 0 and k > 1:
+                _tighten(s)
+
 
 def minimum_spanning_tree(
-    points, # `(n, d)` cloud of at least 2 points: array or tensor
-    core_neighbour:int=0, # m: edges count at least as long as the distance of either end to its m-th nearest other point
-    device:str|torch.device="cpu", # where the products are computed
-    memory:int=2**30, # bytes beyond the input that may be used
-    progress:bool|None=None, # show a bar; by default for what takes more than a few seconds
-) -> SpanningTree: # edges and lengths, longest first
+    points,  # `(n, d)` cloud of at least 2 points: array or tensor
+    core_neighbour: int = 0,  # m: edges count at least as long as the distance of either end to its m-th nearest other point
+    device: str | torch.device = "cpu",  # where the products are computed
+    memory: int = 2**30,  # bytes beyond the input that may be used
+    progress: bool
+    | None = None,  # show a bar; by default for what takes more than a few seconds
+) -> SpanningTree:  # edges and lengths, longest first
     """The Euclidean minimum spanning tree of a cloud, exact to double precision in every edge.
 
     Where lengths are tied the tree is one of several minimum ones; the lengths are the same for all of them. With
@@ -421,19 +651,25 @@ def minimum_spanning_tree(
     """
     points = np.ascontiguousarray(check_points(points))
     m = check_count(core_neighbour, "core_neighbour", 0, len(points) - 1)
-    with warnings.catch_warnings(): # torch warns of read-only arrays; nothing is ever written to this one
+    # torch warns of read-only arrays; nothing is ever written to this one
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        s = _Sweep(torch.from_numpy(points), device, check_count(memory, "memory", 2 ** 20))
-    if m: s.cores = _squared_cores(s, m)
+        s = _Sweep(
+            torch.from_numpy(points), device, check_count(memory, "memory", 2**20)
+        )
+    if m:
+        s.cores = _squared_cores(s, m)
     return _solve(s, s.n * s.n * s.dim > 3e11 if progress is None else progress)
 
-def _solve(s:_Sweep, progress:bool=False) -> SpanningTree:
+
+def _solve(s: _Sweep, progress: bool = False) -> SpanningTree:
     "First tree, sweep, exact lengths of what is left."
     _first_tree(s)
     _sweep_tiles(s, progress)
     return _finish(s)
 
-def _finish(s:_Sweep) -> SpanningTree:
+
+def _finish(s: _Sweep) -> SpanningTree:
     "The tree of all candidates that are left, by their exact lengths."
     _tighten(s)
     edges = np.concatenate([s.edges, *(edges for edges, *_ in s.found)])
@@ -443,35 +679,45 @@ def _finish(s:_Sweep) -> SpanningTree:
 
 # %% ../nbs/02_persistence.ipynb #f5c9db24
 def h0_persistence(
-    points, # `(n, d)` cloud of at least 2 points: array or tensor
-    backend:str="exact", # "exact" (this package's, float64) or "ripser" (the reference library, float32)
-    **options, # of minimum_spanning_tree, for the exact backend: core_neighbour, device, memory, progress
-) -> np.ndarray: # `(n - 1,)` float64, decreasing, in the unit of the points
+    points,  # `(n, d)` cloud of at least 2 points: array or tensor
+    backend: str = "exact",  # "exact" (this package's, float64) or "ripser" (the reference library, float32)
+    **options,  # of minimum_spanning_tree, for the exact backend: core_neighbour, device, memory, progress
+) -> np.ndarray:  # `(n - 1,)` float64, decreasing, in the unit of the points
     """Degree-0 persistences of the Vietoris-Rips filtration of a cloud, without the infinite bar.
 
     All n - 1 finite bars are returned, those of duplicated points (length 0) included. Raises what `minimum_spanning_tree`
     raises, and `ValueError` for an unknown backend. `ripser` (Bauer 2021, J. Appl. Comput. Topol. 5) is what the poster's
     readers expect; it works in single precision and leaves bars of length 0 out, which are put back here.
     """
-    if backend == "exact": return minimum_spanning_tree(points, **options).lengths
-    if backend != "ripser": raise ValueError(f"backend must be 'exact' or 'ripser'; found {backend!r}")
-    if options: raise TypeError(f"options are for the exact backend only; found {sorted(options)} with backend 'ripser'")
-    from ripser import ripser # here, since ripser takes a second to load
+    if backend == "exact":
+        return minimum_spanning_tree(points, **options).lengths
+    if backend != "ripser":
+        raise ValueError(f"backend must be 'exact' or 'ripser'; found {backend!r}")
+    if options:
+        raise TypeError(
+            f"options are for the exact backend only; found {sorted(options)} with backend 'ripser'"
+        )
+    from ripser import ripser  # here, since ripser takes a second to load
+
     points = check_points(points).astype(np.float64)
-    unit = 2. ** np.frexp(np.abs(points).max())[1]
-    with warnings.catch_warnings(): # ripser takes a wide cloud for a mistake; embeddings are wide
+    unit = 2.0 ** np.frexp(np.abs(points).max())[1]
+    # ripser takes a wide cloud for a mistake; embeddings are wide
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         deaths = ripser(points / unit, maxdim=0)["dgms"][0][:, 1]
     bars = np.zeros(len(points) - 1)
     finite = np.sort(deaths[np.isfinite(deaths)])[::-1]
-    bars[:len(finite)] = finite
+    bars[: len(finite)] = finite
     return bars * unit
 
 # %% ../nbs/02_persistence.ipynb #de78b84c
 def h0_diagram(
-    bars, # `(n - 1,)` persistences from `h0_persistence`
-) -> np.ndarray: # `(n - 1, 2)` pairs (birth, death), as ripser returns and persim expects them
+    bars,  # `(n - 1,)` persistences from `h0_persistence`
+) -> (
+    np.ndarray
+):  # `(n - 1, 2)` pairs (birth, death), as ripser returns and persim expects them
     "The persistence diagram of degree-0 bars: every bar is born at 0 and dies at its persistence."
     bars = np.asarray(bars, dtype=np.float64)
-    if bars.ndim != 1: raise ValueError(f"bars must have shape (n - 1,); found shape {bars.shape}")
+    if bars.ndim != 1:
+        raise ValueError(f"bars must have shape (n - 1,); found shape {bars.shape}")
     return np.stack([np.zeros_like(bars), bars], axis=1)

@@ -16,10 +16,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+# registers their scores
+from topotransfer import (
+    class_scores,
+    discriminant_scores,
+    evidence_scores,
+    logit_scores,
+    model_card,
+    neighbour_scores,
+)
 from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
-from . import class_scores, discriminant_scores, evidence_scores, logit_scores, model_card, neighbour_scores # registers their scores
 from .score_cache import ScoreCache
 from .scores import SCORES, compute_scores, marked
 from .source import mixed_sources, own_source_table
@@ -28,9 +36,19 @@ from .zoo import ModelSpec
 # %% ../nbs/21_ranking.ipynb #09fd2c0a
 class TitledTable:
     "A table with a title above and notes below it, as text and as HTML; a subclass has `_title`, `_formatted` and `_notes`."
-    def __repr__(self): return "\n".join([self._title, self._formatted.to_string(), *self._notes])
 
-    def _repr_html_(self): return "".join([f"<p>{escape(self._title)}</p>", self._formatted.to_html(), *(f"<p>{escape(note)}</p>" for note in self._notes)])
+    def __repr__(self):
+        return "\n".join([self._title, self._formatted.to_string(), *self._notes])
+
+    def _repr_html_(self):
+        return "".join(
+            [
+                f"<p>{escape(self._title)}</p>",
+                self._formatted.to_html(),
+                *(f"<p>{escape(note)}</p>" for note in self._notes),
+            ]
+        )
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking(TitledTable):
@@ -40,66 +58,139 @@ class Ranking(TitledTable):
     baselines, truths and diagnostics apart, `relative` names the columns that are relative to this zoo (they carry a star where
     the table is shown); `failures` says why a model is missing, `gaps` why a cell is empty, `doubts` what speaks against comparing a column.
     """
+
     table: pd.DataFrame
     by: str
     dataset: str
-    failures: dict[str, str] = field(default_factory=dict) # model: reason
-    gaps: dict[tuple[str, str], str] = field(default_factory=dict) # (model, score): reason
+    failures: dict[str, str] = field(default_factory=dict)  # model: reason
+    # (model, score): reason
+    gaps: dict[tuple[str, str], str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
 
     @property
-    def kinds(self) -> dict[str, str]: return {name: SCORES[name].kind if name in SCORES else "score" for name in self.table}
+    def kinds(self) -> dict[str, str]:
+        return {
+            name: SCORES[name].kind if name in SCORES else "score"
+            for name in self.table
+        }
 
     @property
-    def relative(self) -> list[str]: return [name for name in self.table if name in SCORES and SCORES[name].zoo_relative]
+    def relative(self) -> list[str]:
+        return [
+            name for name in self.table if name in SCORES and SCORES[name].zoo_relative
+        ]
 
-    def to_csv(self, path:str|Path) -> None:
+    def to_csv(self, path: str | Path) -> None:
         "Write the table with full precision."
         self.table.to_csv(path)
 
     @property
-    def _title(self): return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
+    def _title(self):
+        return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
 
     @property
-    def _wide(self): return self.table.shape[1] > self.table.shape[0] # then models stand side by side, best on the left
+    def _wide(self):
+        return (
+            self.table.shape[1] > self.table.shape[0]
+        )  # then models stand side by side, best on the left
 
     @property
     def _formatted(self):
-        shown = self.table.apply(lambda column: column.map(_short)).rename(columns=marked)
-        if not self._wide: return shown
-        return shown.T.assign(kind=list(self.kinds.values())).rename_axis(columns=None, index="score")[["kind", *shown.index]]
+        shown = self.table.apply(lambda column: column.map(_short)).rename(
+            columns=marked
+        )
+        if not self._wide:
+            return shown
+        return shown.T.assign(kind=list(self.kinds.values())).rename_axis(
+            columns=None, index="score"
+        )[["kind", *shown.index]]
 
     @property
     def _notes(self):
-        failed = [f"failed: {model}: {reason}" for model, reason in self.failures.items()]
+        failed = [
+            f"failed: {model}: {reason}" for model, reason in self.failures.items()
+        ]
         without = {}
-        for (model, score), reason in self.gaps.items(): without.setdefault(score, []).append((model, reason))
-        pieces = self.table["pr_pieces"].max() if self.by == "pr_target" and "pr_pieces" in self.table else 1
-        doubt = [f"pr_target: its long bars don't separate these classes (pr_pieces is at most {pieces:.3f}); they belong to single images"] if pieces < .5 else []
-        star = [f"* relative to this zoo: another model changes the values of {', '.join(self.relative)}, even their order"] if self.relative else []
-        empty = [f"empty: {score} of {'all' if len(rows) == len(self.table) else ', '.join(m for m, _ in rows)}: {rows[0][1]}" for score, rows in without.items()]
-        return ["only the order within a column counts"] + star + doubt + list(self.doubts) + failed + empty
+        for (model, score), reason in self.gaps.items():
+            without.setdefault(score, []).append((model, reason))
+        pieces = (
+            self.table["pr_pieces"].max()
+            if self.by == "pr_target" and "pr_pieces" in self.table
+            else 1
+        )
+        doubt = (
+            [
+                f"pr_target: its long bars don't separate these classes (pr_pieces is at most {pieces:.3f}); they belong to single images"
+            ]
+            if pieces < 0.5
+            else []
+        )
+        star = (
+            [
+                f"* relative to this zoo: another model changes the values of {', '.join(self.relative)}, even their order"
+            ]
+            if self.relative
+            else []
+        )
+        empty = [
+            f"empty: {score} of {'all' if len(rows) == len(self.table) else ', '.join(m for m, _ in rows)}: {rows[0][1]}"
+            for score, rows in without.items()
+        ]
+        return (
+            ["only the order within a column counts"]
+            + star
+            + doubt
+            + list(self.doubts)
+            + failed
+            + empty
+        )
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: models by scores (the longer list downwards), coloured by the rank within the score."
         table = self.table[[c for c in self.table if self.kinds[c] != "diagnostic"]]
         ranks = table.rank(ascending=False, method="min")
-        shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1) # 0 is the best by its score, 1 the last
-        down, across, cells = list(table.index), [f"{marked(n)}\n({self.kinds[n]})" for n in table], table.map(_short)
-        if self._wide: down, across, cells, shade = [a.replace("\n", " ") for a in across], down, cells.T, shade.T
-        ax = ax or plt.subplots(figsize=(1.6 + 1.35 * len(across), 1.3 + .36 * len(down)))[1]
-        ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-.1, vmax=1.6)
-        for (i, j), value in np.ndenumerate(cells): ax.text(j, i, value, ha="center", va="center", fontsize=9).set_in_layout(False) # it lies within the axes anyway
-        ax.set_xticks(range(len(across)), across, fontsize=8, parse_math=False); ax.set_yticks(range(len(down)), down, fontsize=9, parse_math=False)
-        ax.xaxis.tick_top(); ax.tick_params(length=0); ax.spines[:].set_visible(False)
-        ax.set_xlabel("pale: best by this score, dark: last, white: unknown" + ("; * relative to this zoo" if self.relative else ""))
+        # 0 is the best by its score, 1 the last
+        shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1)
+        down = list(table.index)
+        across = [f"{marked(n)}\n({self.kinds[n]})" for n in table]
+        cells = table.map(_short)
+        if self._wide:
+            down, across, cells, shade = (
+                [a.replace("\n", " ") for a in across],
+                down,
+                cells.T,
+                shade.T,
+            )
+        ax = (
+            ax
+            or plt.subplots(figsize=(1.6 + 1.35 * len(across), 1.3 + 0.36 * len(down)))[
+                1
+            ]
+        )
+        ax.imshow(shade, cmap="YlGnBu", aspect="auto", vmin=-0.1, vmax=1.6)
+        # it lies within the axes anyway
+        for (i, j), value in np.ndenumerate(cells):
+            ax.text(j, i, value, ha="center", va="center", fontsize=9).set_in_layout(
+                False
+            )
+        ax.set_xticks(range(len(across)), across, fontsize=8, parse_math=False)
+        ax.set_yticks(range(len(down)), down, fontsize=9, parse_math=False)
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel(
+            "pale: best by this score, dark: last, white: unknown"
+            + ("; * relative to this zoo" if self.relative else "")
+        )
         ax.figure.tight_layout()
         return ax
 
-def _short(value:float) -> str:
+
+def _short(value: float) -> str:
     "Four digits, at most four of them decimals; counts in full; an empty cell for NaN."
-    if np.isnan(value): return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4) + 0.:.4g}"
+    if np.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 4) + 0.0:.4g}"
 
 # %% ../nbs/21_ranking.ipynb #fb6ae444
 def default_scores() -> list[str]:
@@ -107,52 +198,102 @@ def default_scores() -> list[str]:
     order = ("score", "diagnostic", "baseline", "truth")
     return sorted(SCORES, key=lambda name: order.index(SCORES[name].kind))
 
+
 def rank_embeddings(
-    embeddings:Iterable[Embeddings], # of several models on the same images
-    scores:Iterable[str]|None=None, # registered names; all of them by default; baselines are always added
-    by:str="pr_target", # the column to sort by, best first
-    store:Store|str|Path|None=None, # where values of scores are kept and looked up (`ScoreCache`): a store or its folder; nowhere if missing
-    progress:bool=False, # show a bar
+    embeddings: Iterable[Embeddings],  # of several models on the same images
+    scores: Iterable[str]
+    | None = None,  # registered names; all of them by default; baselines are always added
+    by: str = "pr_target",  # the column to sort by, best first
+    store: Store
+    | str
+    | Path
+    | None = None,  # where values of scores are kept and looked up (`ScoreCache`): a store or its folder; nowhere if missing
+    progress: bool = False,  # show a bar
 ) -> Ranking:
     """Score embeddings of several models on the same images and sort the models (stages 2 and 3 of the poster's method).
 
     Raises `ValueError` for unknown scores, no embeddings, repeated models, or embeddings of different images. Where a score
     is not defined for a model its cell is empty and the reason stands in `gaps`; such models come last.
     """
-    embeddings, names = list(embeddings), default_scores() if scores is None else list(scores)
-    names += [n for n in default_scores() if SCORES[n].kind == "baseline" and n not in names] + ([by] if by not in names else [])
+    embeddings = list(embeddings)
+    names = default_scores() if scores is None else list(scores)
+    names += [
+        n for n in default_scores() if SCORES[n].kind == "baseline" and n not in names
+    ] + ([by] if by not in names else [])
     for name in names:
-        if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
+        if name not in SCORES:
+            raise ValueError(
+                f"scores must be registered names out of {list(SCORES)}; found {name!r}"
+            )
     models = [e.key.model for e in embeddings]
-    if not models or len(set(models)) < len(models): raise ValueError(f"embeddings must be of distinct models; found {models}")
+    if not models or len(set(models)) < len(models):
+        raise ValueError(f"embeddings must be of distinct models; found {models}")
     images = {(e.key.dataset, e.key.split, e.key.data) for e in embeddings}
-    if len(images) > 1: raise ValueError(f"embeddings must be of the same images; found {sorted(f'{d}/{s} {h[:8]}' for d, s, h in images)}")
-    table, gaps = pd.DataFrame(index=pd.Index(models, name="model"), columns=list(dict.fromkeys(names)), dtype=float), {}
+    if len(images) > 1:
+        raise ValueError(
+            f"embeddings must be of the same images; found {sorted(f'{d}/{s} {h[:8]}' for d, s, h in images)}"
+        )
+    table = pd.DataFrame(
+        index=pd.Index(models, name="model"),
+        columns=list(dict.fromkeys(names)),
+        dtype=float,
+    )
+    gaps = {}
     for model, name, found in _values(table, embeddings, store, progress):
-        if not isinstance(found, Exception): table.loc[model, name] = found
-        else: gaps[model, name] = str(found) if isinstance(found, ValueError) else f"{type(found).__name__}: {found}"
-    mixed = mixed_sources(embeddings) if any("source" in SCORES[name].needs for name in table) else ""
-    return Ranking(table.sort_values(by, ascending=False, kind="stable"), by, f"{embeddings[0].key.dataset}/{embeddings[0].key.split}", gaps=gaps, doubts=(mixed,) if mixed else ())
+        if not isinstance(found, Exception):
+            table.loc[model, name] = found
+        else:
+            gaps[model, name] = (
+                str(found)
+                if isinstance(found, ValueError)
+                else f"{type(found).__name__}: {found}"
+            )
+    mixed = (
+        mixed_sources(embeddings)
+        if any("source" in SCORES[name].needs for name in table)
+        else ""
+    )
+    return Ranking(
+        table.sort_values(by, ascending=False, kind="stable"),
+        by,
+        f"{embeddings[0].key.dataset}/{embeddings[0].key.split}",
+        gaps=gaps,
+        doubts=(mixed,) if mixed else (),
+    )
 
-def _values(table:pd.DataFrame, embeddings:list[Embeddings], store, progress:bool) -> Iterator[tuple]:
+
+def _values(
+    table: pd.DataFrame, embeddings: list[Embeddings], store, progress: bool
+) -> Iterator[tuple]:
     "Model, score and what came out of it, for every cell of a table; what is relative to the zoo for all models at once."
     scores = compute_scores if store is None else ScoreCache(store).scores
-    with tqdm(total=table.size, desc="scoring", unit="value", disable=not progress) as bar:
+    with tqdm(
+        total=table.size, desc="scoring", unit="value", disable=not progress
+    ) as bar:
         for name in table:
-            for part in [embeddings] if SCORES[name].zoo_relative else [[e] for e in embeddings]:
-                bar.set_postfix_str(f"{part[0].key.model if len(part) == 1 else 'all models'}, {name}")
-                for e, found in zip(part, scores(name, part)): yield e.key.model, name, found
+            for part in (
+                [embeddings] if SCORES[name].zoo_relative else [[e] for e in embeddings]
+            ):
+                bar.set_postfix_str(
+                    f"{part[0].key.model if len(part) == 1 else 'all models'}, {name}"
+                )
+                for e, found in zip(part, scores(name, part)):
+                    yield e.key.model, name, found
                 bar.update(len(part))
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
 def rank(
-    zoo:Iterable[ModelSpec], # models with distinct names
-    dataset:Dataset, # labelled images
-    scores:Iterable[str]|None=None, # registered names; all of them by default; baselines are always added
-    by:str="pr_target", # the column to sort by, best first
-    store:Store|str|Path|None=None, # where embeddings and values of scores are kept and looked up: a store or its folder; the default store if missing
-    progress:bool=True, # show bars
-    **extraction, # `device`, `batch_size`, `num_workers`, … of `extract`
+    zoo: Iterable[ModelSpec],  # models with distinct names
+    dataset: Dataset,  # labelled images
+    scores: Iterable[str]
+    | None = None,  # registered names; all of them by default; baselines are always added
+    by: str = "pr_target",  # the column to sort by, best first
+    store: Store
+    | str
+    | Path
+    | None = None,  # where embeddings and values of scores are kept and looked up: a store or its folder; the default store if missing
+    progress: bool = True,  # show bars
+    **extraction,  # `device`, `batch_size`, `num_workers`, … of `extract`
 ) -> Ranking:
     """Rank a zoo of pretrained backbones for a dataset, before any fine-tuning.
 
@@ -161,9 +302,19 @@ def rank(
     """
     scores = None if scores is None else list(scores)
     for name in [by, *(scores or [])]:
-        if name not in SCORES: raise ValueError(f"scores must be registered names out of {list(SCORES)}; found {name!r}")
+        if name not in SCORES:
+            raise ValueError(
+                f"scores must be registered names out of {list(SCORES)}; found {name!r}"
+            )
     store = Store(store)
     extracted = extract(zoo, dataset, store, progress=progress, **extraction)
-    if not extracted.embeddings: raise RuntimeError("no model could be embedded: " + "; ".join(f"{m}: {r}" for m, r in extracted.failures.items()))
-    with own_source_table(store): ranking = rank_embeddings(extracted.embeddings.values(), scores, by, store, progress)
+    if not extracted.embeddings:
+        raise RuntimeError(
+            "no model could be embedded: "
+            + "; ".join(f"{m}: {r}" for m, r in extracted.failures.items())
+        )
+    with own_source_table(store):
+        ranking = rank_embeddings(
+            extracted.embeddings.values(), scores, by, store, progress
+        )
     return replace(ranking, failures=extracted.failures)

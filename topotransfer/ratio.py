@@ -19,6 +19,7 @@ from .persistence import SpanningTree, h0_persistence, minimum_spanning_tree
 @dataclass(frozen=True)
 class PersistenceRatio:
     "The persistence ratio of a cloud, with its two parts: `n` counts bars, `k` classes; ratio = tightness / separation."
+
     ratio: float
     separation: float
     tightness: float
@@ -26,12 +27,15 @@ class PersistenceRatio:
     k: int
 
     def _repr_html_(self):
-        return (f"<table><tr><th>H<sub>ratio</sub></th><th>H<sub>sep</sub></th><th>H<sub>tight</sub></th><th>n bars</th><th>k classes</th></tr>"
-                f"<tr><td>{self.ratio:.4g}</td><td>{self.separation:.4g}</td><td>{self.tightness:.4g}</td><td>{self.n}</td><td>{self.k}</td></tr></table>")
+        return (
+            f"<table><tr><th>H<sub>ratio</sub></th><th>H<sub>sep</sub></th><th>H<sub>tight</sub></th><th>n bars</th><th>k classes</th></tr>"
+            f"<tr><td>{self.ratio:.4g}</td><td>{self.separation:.4g}</td><td>{self.tightness:.4g}</td><td>{self.n}</td><td>{self.k}</td></tr></table>"
+        )
+
 
 def ratio_of_bars(
-    bars, # `(n,)` persistences, in any order
-    n_classes:int, # k, between 2 and the number of bars
+    bars,  # `(n,)` persistences, in any order
+    n_classes: int,  # k, between 2 and the number of bars
 ) -> PersistenceRatio:
     """H_sep, H_tight and their ratio from degree-0 persistences (the poster, *Geometric Insights*).
 
@@ -39,19 +43,30 @@ def ratio_of_bars(
     that is, where all points coincide.
     """
     bars = np.asarray(bars, dtype=np.float64)
-    if bars.ndim != 1: raise ValueError(f"bars must have shape (n,); found shape {bars.shape}")
-    if not (np.isfinite(bars) & (bars >= 0)).all(): raise ValueError(f"bars must be finite and not negative; found {bars[~(bars >= 0) | np.isinf(bars)][0]}")
+    if bars.ndim != 1:
+        raise ValueError(f"bars must have shape (n,); found shape {bars.shape}")
+    if not (np.isfinite(bars) & (bars >= 0)).all():
+        raise ValueError(
+            f"bars must be finite and not negative; found {bars[~(bars >= 0) | np.isinf(bars)][0]}"
+        )
     k, longest = check_count(n_classes, "n_classes", 2, len(bars)), bars.max()
-    if longest == 0: raise ValueError("points must not all coincide; found bars that are all 0")
-    relative = np.sort(bars / longest)[::-1] # no sum can overflow
-    separation, tightness = relative[:k - 1].mean(), relative[k - 1:].mean()
-    return PersistenceRatio(float(tightness / separation), float(separation * longest), float(tightness * longest), len(bars), k)
+    if longest == 0:
+        raise ValueError("points must not all coincide; found bars that are all 0")
+    relative = np.sort(bars / longest)[::-1]  # no sum can overflow
+    separation, tightness = relative[: k - 1].mean(), relative[k - 1 :].mean()
+    return PersistenceRatio(
+        float(tightness / separation),
+        float(separation * longest),
+        float(tightness * longest),
+        len(bars),
+        k,
+    )
 
 # %% ../nbs/03_ratio.ipynb #58d9e2f6
 def persistence_ratio(
-    points, # `(n + 1, d)` cloud
-    n_classes:int, # k, between 2 and the number of bars
-    backend:str="exact", # of h0_persistence: "exact" or "ripser"
+    points,  # `(n + 1, d)` cloud
+    n_classes: int,  # k, between 2 and the number of bars
+    backend: str = "exact",  # of h0_persistence: "exact" or "ripser"
 ) -> PersistenceRatio:
     """The persistence ratio of a cloud (the poster, *Geometric Insights*; its H_con is H_sep). Small is collapsed.
 
@@ -65,19 +80,24 @@ def persistence_ratio(
 @dataclass(frozen=True)
 class Pieces:
     "What is left of a cloud after cutting the k - 1 longest edges: `codes` `(n,)` number the pieces, `sizes` `(k,)` decrease, and how the pieces agree with the labels."
+
     codes: np.ndarray
     sizes: np.ndarray
     singletons: int
     adjusted_rand: float
 
     def __repr__(self):
-        shown = ", ".join(map(str, self.sizes[:8])) + (", …" if len(self.sizes) > 8 else "")
+        shown = ", ".join(map(str, self.sizes[:8])) + (
+            ", …" if len(self.sizes) > 8 else ""
+        )
         return f"Pieces({len(self.sizes)} pieces of sizes {shown}; {self.singletons} singletons; adjusted Rand index {self.adjusted_rand:.3f})"
 
+
 def persistence_pieces(
-    points, # `(n, d)` cloud
-    labels, # `(n,)` class of each point
-    n_classes:int|None=None, # how many pieces; the number of classes in `labels` by default
+    points,  # `(n, d)` cloud
+    labels,  # `(n,)` class of each point
+    n_classes: int
+    | None = None,  # how many pieces; the number of classes in `labels` by default
 ) -> Pieces:
     """Whether the k - 1 longest bars separate classes: the k pieces left after cutting them, held against the labels.
 
@@ -88,18 +108,29 @@ def persistence_pieces(
     check_labels(labels, len(points))
     return pieces_of_tree(minimum_spanning_tree(points), labels, n_classes)
 
+
 def pieces_of_tree(
-    tree:SpanningTree, # of the cloud
-    labels, # `(n,)` class of each point
-    n_classes:int|None=None, # how many pieces; the number of classes in `labels` by default
+    tree: SpanningTree,  # of the cloud
+    labels,  # `(n,)` class of each point
+    n_classes: int
+    | None = None,  # how many pieces; the number of classes in `labels` by default
 ) -> Pieces:
     "`persistence_pieces` of a cloud whose spanning tree is known; raises what it raises."
-    from sklearn.metrics import adjusted_rand_score # here, since scikit-learn takes a second to load
+    # here, since scikit-learn takes a second to load
+    from sklearn.metrics import adjusted_rand_score
+
     n = len(tree.lengths) + 1
     classes = check_labels(labels, n)
-    k = check_count(classes.max() + 1 if n_classes is None else n_classes, "n_classes", 2, n - 1)
-    kept = tree.edges[k - 1:]
+    k = check_count(
+        classes.max() + 1 if n_classes is None else n_classes, "n_classes", 2, n - 1
+    )
+    kept = tree.edges[k - 1 :]
     graph = coo_array((np.ones(len(kept)), kept.T), shape=(n, n))
     codes = connected_components(graph, directed=False)[1]
     sizes = np.sort(np.bincount(codes))[::-1]
-    return Pieces(codes, sizes, int((sizes == 1).sum()), float(adjusted_rand_score(classes, codes)))
+    return Pieces(
+        codes,
+        sizes,
+        int((sizes == 1).sum()),
+        float(adjusted_rand_score(classes, codes)),
+    )

@@ -19,9 +19,9 @@ from .ratio import ratio_of_bars
 
 # %% ../nbs/03a_remedies.ipynb #d5436cd3
 def ratio_mutual(
-    points, # `(n, d)`
-    labels, # `(n,)`; only their number of classes k is used
-    core_neighbour:int=5, # m, the neighbour whose distance is a point's core distance
+    points,  # `(n, d)`
+    labels,  # `(n,)`; only their number of classes k is used
+    core_neighbour: int = 5,  # m, the neighbour whose distance is a point's core distance
 ) -> float:
     "H_tight / H_sep of the bars in mutual-reachability distance. Campello, Moulavi, Sander 2013, definition 5."
     k = check_labels(labels, len(check_points(points))).max() + 1
@@ -29,22 +29,28 @@ def ratio_mutual(
 
 # %% ../nbs/03a_remedies.ipynb #b3e86a18
 def merge_sizes(
-    n:int, # points
-    edges, # `(n - 1, 2)` of a spanning tree, the shortest first
-) -> np.ndarray: # `(n - 1,)` size of the smaller of the two pieces that each edge joins
+    n: int,  # points
+    edges,  # `(n - 1, 2)` of a spanning tree, the shortest first
+) -> (
+    np.ndarray
+):  # `(n - 1,)` size of the smaller of the two pieces that each edge joins
     "How large the smaller piece is at each merge, when a tree is put together from its shortest edge on."
     root, size, smaller = list(range(n)), [1] * n, np.empty(n - 1, dtype=np.int64)
     for i, (a, b) in enumerate(np.asarray(edges).tolist()):
-        while root[a] != a: root[a] = a = root[root[a]]
-        while root[b] != b: root[b] = b = root[root[b]]
-        if size[a] < size[b]: a, b = b, a
+        while root[a] != a:
+            root[a] = a = root[root[a]]
+        while root[b] != b:
+            root[b] = b = root[root[b]]
+        if size[a] < size[b]:
+            a, b = b, a
         smaller[i], root[b], size[a] = size[b], a, size[a] + size[b]
     return smaller
 
+
 def ratio_whole(
-    points, # `(n, d)`
-    labels, # `(n,)`; only their number of classes k is used
-    share:float=.1, # a piece counts from this share of the mean class size on, and from 2 points on
+    points,  # `(n, d)`
+    labels,  # `(n,)`; only their number of classes k is used
+    share: float = 0.1,  # a piece counts from this share of the mean class size on, and from 2 points on
 ) -> float:
     """The median bar over H_sep, with H_sep from the k - 1 longest bars at which two pieces of some size merge.
 
@@ -56,48 +62,62 @@ def ratio_whole(
     k = check_labels(labels, len(points)).max() + 1
     return ratio_of_whole_pieces(minimum_spanning_tree(points), k, share)
 
+
 def ratio_of_whole_pieces(
-    tree:SpanningTree, # of the cloud, the longest edge first
-    n_classes:int, # k, between 2 and the number of bars
-    share:float=.1, # as for `ratio_whole`
+    tree: SpanningTree,  # of the cloud, the longest edge first
+    n_classes: int,  # k, between 2 and the number of bars
+    share: float = 0.1,  # as for `ratio_whole`
 ) -> float:
     "`ratio_whole` of a cloud whose spanning tree is known; raises what it raises, and `ValueError` for k outside 2..n-1 and where all points coincide."
     n = len(tree.lengths) + 1
     k = check_count(n_classes, "n_classes", 2, n - 1)
-    if tree.lengths[0] == 0: raise ValueError("points must not all coincide; found bars that are all 0")
-    smaller = merge_sizes(n, tree.edges[::-1])[::-1] # the longest first, like the lengths
+    if tree.lengths[0] == 0:
+        raise ValueError("points must not all coincide; found bars that are all 0")
+    # the longest first, like the lengths
+    smaller = merge_sizes(n, tree.edges[::-1])[::-1]
     least = max(2, share * n / k)
-    chosen = np.flatnonzero((smaller >= least) & (tree.lengths > 0))[:k - 1] # copies of a point are not apart
-    if len(chosen) == 0: raise ValueError(f"points must form pieces; found no merge of two pieces of at least {least:g} points")
-    return float(np.median(np.delete(tree.lengths, chosen)) / tree.lengths[chosen].mean())
+    # copies of a point are not apart
+    chosen = np.flatnonzero((smaller >= least) & (tree.lengths > 0))[: k - 1]
+    if len(chosen) == 0:
+        raise ValueError(
+            f"points must form pieces; found no merge of two pieces of at least {least:g} points"
+        )
+    return float(
+        np.median(np.delete(tree.lengths, chosen)) / tree.lengths[chosen].mean()
+    )
 
 # %% ../nbs/03a_remedies.ipynb #edf74cc2
 def ratio_quantile(
-    points, # `(n, d)`
-    labels=None, # not used: neither classes nor their number matter
-    high:float=.9, # quantile that stands for separation
+    points,  # `(n, d)`
+    labels=None,  # not used: neither classes nor their number matter
+    high: float = 0.9,  # quantile that stands for separation
 ) -> float:
     "The median bar over a high quantile of the bars: between 0 and 1. `ValueError` where that quantile is 0."
     bars = h0_persistence(points)
-    if np.quantile(bars, high) == 0: raise ValueError(f"the {high:g} quantile of the bars must be positive; found 0")
+    if np.quantile(bars, high) == 0:
+        raise ValueError(f"the {high:g} quantile of the bars must be positive; found 0")
     return float(np.median(bars) / np.quantile(bars, high))
 
 # %% ../nbs/03a_remedies.ipynb #28a8da04
 def ratio_gap(
-    points, # `(n, d)`
-    labels=None, # not used
-    most:float=.1, # at most this share of the bars can be long ones
+    points,  # `(n, d)`
+    labels=None,  # not used
+    most: float = 0.1,  # at most this share of the bars can be long ones
 ) -> float:
     "H_tight / H_sep where the bars before the largest relative drop count as long. `ValueError` for fewer than 3 points and where all points coincide."
     bars = h0_persistence(points)
-    if len(bars) < 2: raise ValueError(f"points must be at least 3; found {len(bars) + 1}")
-    candidates = bars[:max(2, int(most * len(bars)) + 1)]
-    if candidates[-1] == 0: return ratio_of_bars(bars, max(2, int((candidates > 0).sum()) + 1)).ratio
-    return ratio_of_bars(bars, int((candidates[:-1] / candidates[1:]).argmax()) + 2).ratio
+    if len(bars) < 2:
+        raise ValueError(f"points must be at least 3; found {len(bars) + 1}")
+    candidates = bars[: max(2, int(most * len(bars)) + 1)]
+    if candidates[-1] == 0:
+        return ratio_of_bars(bars, max(2, int((candidates > 0).sum()) + 1)).ratio
+    return ratio_of_bars(
+        bars, int((candidates[:-1] / candidates[1:]).argmax()) + 2
+    ).ratio
 
 # %% ../nbs/03a_remedies.ipynb #23718b6b
 def intrinsic_dimension(
-    points, # `(n, d)`, at least 3 of them distinct
+    points,  # `(n, d)`, at least 3 of them distinct
 ) -> float:
     """Two-NN estimate: the number of points over the sum of log(r2 / r1), the distances to the two nearest neighbours.
 
@@ -106,53 +126,99 @@ def intrinsic_dimension(
     """
     points = np.unique(check_points(points).astype(np.float64), axis=0)
     points = points - points.mean(axis=0)
-    if len(points) < 3: raise ValueError(f"points must hold at least 3 distinct points; found {len(points)}")
-    from sklearn.neighbors import NearestNeighbors # here, since scikit-learn takes a second to load
-    r = NearestNeighbors(n_neighbors=3, algorithm="kd_tree").fit(points).kneighbors(points)[0] # exact also for near copies
-    with np.errstate(divide="ignore", invalid="ignore"): total = np.log(r[:, 2] / r[:, 1]).sum()
-    if total == 0: raise ValueError("points must not all have two equally near neighbours")
-    if not np.isfinite(total): raise ValueError("points must differ by more than rounding; found two at distance 0")
+    if len(points) < 3:
+        raise ValueError(
+            f"points must hold at least 3 distinct points; found {len(points)}"
+        )
+    # here, since scikit-learn takes a second to load
+    from sklearn.neighbors import NearestNeighbors
+
+    # exact also for near copies
+    r = (
+        NearestNeighbors(n_neighbors=3, algorithm="kd_tree")
+        .fit(points)
+        .kneighbors(points)[0]
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = np.log(r[:, 2] / r[:, 1]).sum()
+    if total == 0:
+        raise ValueError("points must not all have two equally near neighbours")
+    if not np.isfinite(total):
+        raise ValueError(
+            "points must differ by more than rounding; found two at distance 0"
+        )
     return float(len(points) / total)
 
+
 def ratio_dimension(
-    points, # `(n, d)`
-    labels, # `(n,)`; only their number of classes k is used
+    points,  # `(n, d)`
+    labels,  # `(n,)`; only their number of classes k is used
 ) -> float:
     "H_tight n^(1/delta) / H_sep, with the intrinsic dimension delta of the cloud. Steele 1988 for the rate."
     points = check_points(points)
     k = check_labels(labels, len(points)).max() + 1
-    return ratio_of_bars(h0_persistence(points), k).ratio * len(points) ** (1 / intrinsic_dimension(points))
+    return ratio_of_bars(h0_persistence(points), k).ratio * len(points) ** (
+        1 / intrinsic_dimension(points)
+    )
 
 # %% ../nbs/03a_remedies.ipynb #2aab3c3c
-def _class_moments(points, labels) -> tuple[np.ndarray, np.ndarray, float]: # means `(k, d)`, total variances `(k,)`, median bar within classes
+def _class_moments(
+    points, labels
+) -> tuple[
+    np.ndarray, np.ndarray, float
+]:  # means `(k, d)`, total variances `(k,)`, median bar within classes
     points = check_points(points).astype(np.float64)
     codes = check_labels(labels, len(points))
     clouds = [points[codes == c] for c in range(codes.max() + 1)]
-    if min(map(len, clouds)) < 2: raise ValueError("each class needs at least 2 points; found a class of 1")
+    if min(map(len, clouds)) < 2:
+        raise ValueError("each class needs at least 2 points; found a class of 1")
     within = np.concatenate([h0_persistence(cloud) for cloud in clouds])
-    return np.stack([c.mean(axis=0) for c in clouds]), np.array([c.var(axis=0).sum() for c in clouds]), float(np.median(within))
+    return (
+        np.stack([c.mean(axis=0) for c in clouds]),
+        np.array([c.var(axis=0).sum() for c in clouds]),
+        float(np.median(within)),
+    )
 
-def _mean_bar(distances:np.ndarray) -> float:
+
+def _mean_bar(distances: np.ndarray) -> float:
     "The mean edge of the minimum spanning tree of a matrix of distances; `ValueError` where it is 0."
-    mean = float(linkage(squareform(distances, checks=False), "single")[:, 2].mean()) # merge heights are the tree's edges
-    if mean == 0: raise ValueError("classes must differ; found class means that all coincide")
+    # merge heights are the tree's edges
+    mean = float(linkage(squareform(distances, checks=False), "single")[:, 2].mean())
+    if mean == 0:
+        raise ValueError("classes must differ; found class means that all coincide")
     return mean
 
+
 def ratio_labelled(
-    points, # `(n, d)`
-    labels, # `(n,)`
+    points,  # `(n, d)`
+    labels,  # `(n,)`
 ) -> float:
     "The median bar within classes over the mean bar of the class means. `ValueError` for a class of one point."
     means, _, within = _class_moments(points, labels)
     return within / _mean_bar(cdist(means, means))
 
+
 def ratio_spread(
-    points, # `(n, d)`
-    labels, # `(n,)`
+    points,  # `(n, d)`
+    labels,  # `(n,)`
 ) -> float:
     "The median bar within classes over the mean bar of the classes at the root mean square distance of their points."
     means, variances, within = _class_moments(points, labels)
-    return within / _mean_bar(np.sqrt(cdist(means, means, "sqeuclidean") + variances[:, None] + variances) * (1 - np.eye(len(means))))
+    return within / _mean_bar(
+        np.sqrt(cdist(means, means, "sqeuclidean") + variances[:, None] + variances)
+        * (1 - np.eye(len(means)))
+    )
 
-RATIOS: dict[str, Callable] = {f"pr_{function.__name__.removeprefix('ratio_')}": function for function in
-                               (ratio_mutual, ratio_whole, ratio_quantile, ratio_labelled, ratio_spread, ratio_gap, ratio_dimension)}
+
+RATIOS: dict[str, Callable] = {
+    f"pr_{function.__name__.removeprefix('ratio_')}": function
+    for function in (
+        ratio_mutual,
+        ratio_whole,
+        ratio_quantile,
+        ratio_labelled,
+        ratio_spread,
+        ratio_gap,
+        ratio_dimension,
+    )
+}

@@ -28,18 +28,27 @@ from .source import add_source_pr
 from .zoo import Backbone, ModelSpec, torchvision_model
 
 # %% ../nbs/24_reproduction.ipynb #3168ead5
-def poster_zoo() -> list[ModelSpec]: # ten models; loading one lets torchvision download its weights
+def poster_zoo() -> list[
+    ModelSpec
+]:  # ten models; loading one lets torchvision download its weights
     "The poster's zoo: ten networks of torchvision with their `IMAGENET1K_V1` weights."
-    return [torchvision_model(name, "IMAGENET1K_V1") for name in next(iter(published_benchmark().values())).index]
+    return [
+        torchvision_model(name, "IMAGENET1K_V1")
+        for name in next(iter(published_benchmark().values())).index
+    ]
 
-def poster_rankings() -> list[tuple]: # two rankings, best model first
+
+def poster_rankings() -> list[tuple]:  # two rankings, best model first
     "Every ranking of the ten models that gives the poster's PR column on its nine datasets, to three digits."
     return list(_rankings())
+
 
 @cache
 def _rankings() -> tuple:
     truths = pd.DataFrame({d: t["accuracy"] for d, t in published_benchmark().items()})
-    return tuple(orders_with_taus(truths, published("poster").set_index("dataset")["pr"]))
+    return tuple(
+        orders_with_taus(truths, published("poster").set_index("dataset")["pr"])
+    )
 
 # %% ../nbs/24_reproduction.ipynb #751cbf2e
 @dataclass(frozen=True, eq=False)
@@ -49,66 +58,147 @@ class Reproduction:
     `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible ranking;
     `taus` the tau-b of PR's order per dataset beside the poster's (for all ten models only).
     """
+
     table: pd.DataFrame
     images: str
     distances: pd.DataFrame
-    taus: pd.DataFrame|None
+    taus: pd.DataFrame | None
     verdict: str
-    failures: dict[str, str] # model: reason
+    failures: dict[str, str]  # model: reason
 
     @property
-    def order(self) -> tuple: return tuple(self.table.index)
+    def order(self) -> tuple:
+        return tuple(self.table.index)
 
     @property
     def _parts(self):
         "Titles and tables."
-        parts = [(f"PR on {self.images}, best first", self.table), ("pairs of models in another order than in the two rankings that the poster allows", self.distances)]
-        return parts + ([] if self.taus is None else [("Kendall's tau-b of this order with the accuracies, beside the poster's", self.taus)])
+        parts = [
+            (f"PR on {self.images}, best first", self.table),
+            (
+                "pairs of models in another order than in the two rankings that the poster allows",
+                self.distances,
+            ),
+        ]
+        return parts + (
+            []
+            if self.taus is None
+            else [
+                (
+                    "Kendall's tau-b of this order with the accuracies, beside the poster's",
+                    self.taus,
+                )
+            ]
+        )
 
     @property
-    def _notes(self): return [*(f"failed: {m}: {r}" for m, r in self.failures.items()), self.verdict]
+    def _notes(self):
+        return [*(f"failed: {m}: {r}" for m, r in self.failures.items()), self.verdict]
 
-    def __repr__(self): return "\n".join([*(f"{title}\n{table.round(4).to_string()}\n" for title, table in self._parts), *self._notes])
-    def _repr_html_(self): return "".join([*(f"<p>{title}</p>{table.round(4).to_html()}" for title, table in self._parts), *(f"<p>{escape(n)}</p>" for n in self._notes)])
+    def __repr__(self):
+        return "\n".join(
+            [
+                *(
+                    f"{title}\n{table.round(4).to_string()}\n"
+                    for title, table in self._parts
+                ),
+                *self._notes,
+            ]
+        )
+
+    def _repr_html_(self):
+        return "".join(
+            [
+                *(
+                    f"<p>{title}</p>{table.round(4).to_html()}"
+                    for title, table in self._parts
+                ),
+                *(f"<p>{escape(n)}</p>" for n in self._notes),
+            ]
+        )
+
 
 def judge_poster_ranking(
-    ratios:dict[str, PersistenceRatio], # of models of the poster's zoo
-    images:str, # which images, in words
-    whole:bool=True, # whether these are all images of all classes; else there is no verdict
-    failures:dict[str, str]|None=None, # models that have no PR, with the reason
+    ratios: dict[str, PersistenceRatio],  # of models of the poster's zoo
+    images: str,  # which images, in words
+    whole: bool = True,  # whether these are all images of all classes; else there is no verdict
+    failures: dict[str, str] | None = None,  # models that have no PR, with the reason
 ) -> Reproduction:
     "Hold the order of the models by PR, smallest first, against the poster's. `ValueError` for models outside the zoo and for none."
     rankings = poster_rankings()
-    if unknown := set(ratios) - set(rankings[0]): raise ValueError(f"models must be of the poster's zoo, {sorted(rankings[0])}; found {sorted(unknown)}")
-    if not ratios: raise ValueError(f"at least one model must have a PR; found none: {failures or {}}")
-    table = pd.DataFrame([vars(r) for r in ratios.values()], index=pd.Index(ratios, name="model")).sort_values("ratio", kind="stable")
+    if unknown := set(ratios) - set(rankings[0]):
+        raise ValueError(
+            f"models must be of the poster's zoo, {sorted(rankings[0])}; found {sorted(unknown)}"
+        )
+    if not ratios:
+        raise ValueError(
+            f"at least one model must have a PR; found none: {failures or {}}"
+        )
+    table = pd.DataFrame(
+        [vars(r) for r in ratios.values()], index=pd.Index(ratios, name="model")
+    ).sort_values("ratio", kind="stable")
     order, pairs = list(table.index), len(table) * (len(table) - 1) // 2
     others = [[m for m in r if m in ratios] for r in rankings]
-    away = [sum(other.index(a) > other.index(b) for a, b in combinations(order, 2)) for other in others]
-    distances = pd.DataFrame({"pairs in another order": away, "of": pairs}, index=[f"ranking {c}" for c in "AB"])
-    distances["tau"] = 1 - 2 * distances["pairs in another order"] / distances["of"].replace(0, np.nan)
+    away = [
+        sum(other.index(a) > other.index(b) for a, b in combinations(order, 2))
+        for other in others
+    ]
+    distances = pd.DataFrame(
+        {"pairs in another order": away, "of": pairs},
+        index=[f"ranking {c}" for c in "AB"],
+    )
+    distances["tau"] = 1 - 2 * distances["pairs in another order"] / distances[
+        "of"
+    ].replace(0, np.nan)
     truths = {d: t["accuracy"] for d, t in published_benchmark().items()}
     poster = published("poster").set_index("dataset")["pr"]
-    taus = pd.DataFrame({"this order": {d: kendall_tau(-table["ratio"], t[order]) for d, t in truths.items()}, "poster": poster}).loc[poster.index] if len(order) == 10 else None
-    if taus is not None: taus.loc["mean"] = taus.mean()
-    return Reproduction(table, images, distances, taus, _verdict(len(order), whole, distances["pairs in another order"]), failures or {})
+    taus = (
+        pd.DataFrame(
+            {
+                "this order": {
+                    d: kendall_tau(-table["ratio"], t[order]) for d, t in truths.items()
+                },
+                "poster": poster,
+            }
+        ).loc[poster.index]
+        if len(order) == 10
+        else None
+    )
+    if taus is not None:
+        taus.loc["mean"] = taus.mean()
+    return Reproduction(
+        table,
+        images,
+        distances,
+        taus,
+        _verdict(len(order), whole, distances["pairs in another order"]),
+        failures or {},
+    )
 
-def _verdict(n_models:int, whole:bool, away:pd.Series) -> str:
+
+def _verdict(n_models: int, whole: bool, away: pd.Series) -> str:
     "What may be said, in a sentence."
-    if n_models < 10: return f"No verdict: of the poster's 10 models, {n_models} {'has' if n_models == 1 else 'have'} a PR."
+    if n_models < 10:
+        return f"No verdict: of the poster's 10 models, {n_models} {'has' if n_models == 1 else 'have'} a PR."
     nearest = f"{away.idxmin()} with {away.min()} of 45 pairs in another order"
-    if not whole: return f"No verdict: this is a quick look at a part of the images. The nearest is {nearest}."
-    if away.min() == 0: return f"Reproduced: PR orders the ten models as in {away.idxmin()}."
+    if not whole:
+        return f"No verdict: this is a quick look at a part of the images. The nearest is {nearest}."
+    if away.min() == 0:
+        return f"Reproduced: PR orders the ten models as in {away.idxmin()}."
     return f"Not reproduced on these images: PR's order is neither of the two that the poster allows. The nearest is {nearest}."
 
 # %% ../nbs/24_reproduction.ipynb #1fb2aed9
 def reproduce_poster(
-    imagenet:str|Path, # holds `val`, one folder of images per class
-    zoo:Iterable[ModelSpec]|None=None, # models of the poster's zoo, named by the part before the first dot; all ten by default
-    limit:int|None=None, # images per class; all by default
-    store:Store|str|Path|None=None, # where embeddings are kept and looked up; the default store if missing
-    device:str="cpu", # where networks and spanning trees run
-    **extraction, # `batch_size`, `num_workers`, … of `extract`
+    imagenet: str | Path,  # holds `val`, one folder of images per class
+    zoo: Iterable[ModelSpec]
+    | None = None,  # models of the poster's zoo, named by the part before the first dot; all ten by default
+    limit: int | None = None,  # images per class; all by default
+    store: Store
+    | str
+    | Path
+    | None = None,  # where embeddings are kept and looked up; the default store if missing
+    device: str = "cpu",  # where networks and spanning trees run
+    **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> Reproduction:
     """Embed ImageNet's validation images with the poster's models, compute PR with k the number of classes present, and judge the order.
 
@@ -116,13 +206,34 @@ def reproduce_poster(
     and what `extract` and `judge_poster_ranking` raise.
     """
     folder = Path(imagenet).expanduser() / "val"
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder} must hold one folder of validation images per class; there is no such folder")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} must hold one folder of validation images per class; there is no such folder"
+        )
     images = benchmark("imagenet", imagenet, "val")
-    if limit is not None: images = images.subset(limit)
+    if limit is not None:
+        images = images.subset(limit)
     store = Store(store)
-    extracted = extract(poster_zoo() if zoo is None else zoo, images, store, device=device, **extraction)
-    failures, ratios, whole = dict(extracted.failures), {}, limit is None and len(images.classes) == 1000
+    extracted = extract(
+        poster_zoo() if zoo is None else zoo, images, store, device=device, **extraction
+    )
+    failures = dict(extracted.failures)
+    ratios = {}
+    whole = limit is None and len(images.classes) == 1000
     for name, e in extracted.embeddings.items():
-        try: ratios[name.split(".")[0]] = add_source_pr(e, store, "ImageNet-1k val", device) if whole else ratio_of_bars(h0_persistence(e.features, device=device), e.n_classes)
-        except ValueError as error: failures[name] = str(error)
-    return judge_poster_ranking(ratios, f"{images.name}/{images.split}: {len(images)} images, {len(np.unique(images.labels))} classes", whole, failures)
+        try:
+            ratios[name.split(".")[0]] = (
+                add_source_pr(e, store, "ImageNet-1k val", device)
+                if whole
+                else ratio_of_bars(
+                    h0_persistence(e.features, device=device), e.n_classes
+                )
+            )
+        except ValueError as error:
+            failures[name] = str(error)
+    return judge_poster_ranking(
+        ratios,
+        f"{images.name}/{images.split}: {len(images)} images, {len(np.unique(images.labels))} classes",
+        whole,
+        failures,
+    )

@@ -28,6 +28,7 @@ from .remedies import ratio_of_whole_pieces
 @dataclass(frozen=True)
 class Score:
     "A registered score: `function(embeddings) -> float` (of a list of embeddings to a value for each, if it needs the zoo), with what it needs, its kind, cost and source."
+
     name: str
     function: Callable
     needs: frozenset[str]
@@ -36,133 +37,189 @@ class Score:
     cost: str
 
     @property
-    def zoo_relative(self) -> bool: return "zoo" in self.needs
+    def zoo_relative(self) -> bool:
+        return "zoo" in self.needs
+
 
 SCORES: dict[str, Score] = {}
-KINDS, NEEDS = ("score", "baseline", "truth", "diagnostic"), {"labels", "logits", "source", "zoo"}
+KINDS = ("score", "baseline", "truth", "diagnostic")
+NEEDS = {"labels", "logits", "source", "zoo"}
+
 
 def register_score(
-    needs:str="labels", # words out of "labels", "logits", "source" and "zoo"
-    kind:str="score", # one of the four kinds
-    source:str="", # paper and equation, or the library mirrored
-    cost:str="", # how it grows with n images, d features, k classes
-) -> Callable: # decorator
+    needs: str = "labels",  # words out of "labels", "logits", "source" and "zoo"
+    kind: str = "score",  # one of the four kinds
+    source: str = "",  # paper and equation, or the library mirrored
+    cost: str = "",  # how it grows with n images, d features, k classes
+) -> Callable:  # decorator
     "Register a function of `Embeddings` under its own name; registering a name again replaces it. `ValueError` for unknown needs or kinds."
-    if kind not in KINDS: raise ValueError(f"kind must be one of {KINDS}; found {kind!r}")
-    if not set(needs.split()) <= NEEDS: raise ValueError(f"needs must be words out of {sorted(NEEDS)}; found {needs!r}")
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}; found {kind!r}")
+    if not set(needs.split()) <= NEEDS:
+        raise ValueError(f"needs must be words out of {sorted(NEEDS)}; found {needs!r}")
+
     def register(function):
-        SCORES[function.__name__] = Score(function.__name__, function, frozenset(needs.split()), kind, source, cost)
+        SCORES[function.__name__] = Score(
+            function.__name__, function, frozenset(needs.split()), kind, source, cost
+        )
         return function
+
     return register
 
 # %% ../nbs/20_scores.ipynb #dbe96dd1
-SMALL = 10 ** 10 # multiplications: products of fewer run on one thread
+SMALL = 10**10  # multiplications: products of fewer run on one thread
+
 
 @cache
-def _threads() -> ThreadpoolController: return ThreadpoolController()
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
 
 def few_threads(
-    multiplications:float, # of the largest product
+    multiplications: float,  # of the largest product
 ):
     "A context in which BLAS and OpenMP have one thread, if there are fewer than `SMALL` multiplications; else as many as before."
     return _threads().limit(limits=1 if multiplications < SMALL else None)
 
-def _work(embeddings:Embeddings) -> int:
+
+def _work(embeddings: Embeddings) -> int:
     "Multiplications of the largest product that scores make of embeddings: of the features with themselves."
     n, d = embeddings.features.shape
     return n * d * min(n, d)
 
 # %% ../nbs/20_scores.ipynb #2ae236fb
 def compute_score(
-    name:str, # a registered score that is not relative to a zoo
-    embeddings:Embeddings,
-) -> float: # finite; larger is better
+    name: str,  # a registered score that is not relative to a zoo
+    embeddings: Embeddings,
+) -> float:  # finite; larger is better
     """The value of a registered score.
 
     Raises `ValueError` for an unknown name, for embeddings without what the score needs, where the score isn't defined,
     and where it comes out as NaN or infinite: no such value ever reaches a table.
     """
     score = _registered(name)
-    if score.zoo_relative: raise ValueError(f"{name} is relative to a zoo: pass the embeddings of all its models to compute_scores")
+    if score.zoo_relative:
+        raise ValueError(
+            f"{name} is relative to a zoo: pass the embeddings of all its models to compute_scores"
+        )
     _check_needs(score, embeddings)
-    with few_threads(_work(embeddings)): return _finite(score, embeddings, score.function(embeddings))
+    with few_threads(_work(embeddings)):
+        return _finite(score, embeddings, score.function(embeddings))
+
 
 def compute_scores(
-    name:str, # a registered score
-    zoo:list[Embeddings], # of distinct models on the same images
-) -> list[float|Exception]: # one entry per model: its value, or the exception that says why there is none
+    name: str,  # a registered score
+    zoo: list[Embeddings],  # of distinct models on the same images
+) -> list[
+    float | Exception
+]:  # one entry per model: its value, or the exception that says why there is none
     "A registered score of every model of a zoo; one that is relative to the zoo is computed over the models for which it is defined. `ValueError` for an unknown name."
     score = _registered(name)
-    if not score.zoo_relative: return [_outcome(compute_score, name, e) for e in zoo]
+    if not score.zoo_relative:
+        return [_outcome(compute_score, name, e) for e in zoo]
     alone = [_outcome(_relative_value, score, [e]) for e in zoo]
     sound = [e for e, found in zip(zoo, alone) if not isinstance(found, Exception)]
     together = _outcome(_relative_value, score, sound) if sound else []
     values = iter(together if isinstance(together, list) else [together] * len(sound))
     return [found if isinstance(found, Exception) else next(values) for found in alone]
 
-def value_or_nan(function:Callable, *arguments) -> float:
-    "What a function returns, or NaN where it raises `ValueError`: a value that isn't defined, in a table that has room for such."
-    try: return function(*arguments)
-    except ValueError: return np.nan
 
-def marked(name:str) -> str:
+def value_or_nan(function: Callable, *arguments) -> float:
+    "What a function returns, or NaN where it raises `ValueError`: a value that isn't defined, in a table that has room for such."
+    try:
+        return function(*arguments)
+    except ValueError:
+        return np.nan
+
+
+def marked(name: str) -> str:
     "The name as a table shows it: with a star if the score is relative to the zoo."
     return f"{name}*" if name in SCORES and SCORES[name].zoo_relative else name
 
-def _registered(name:str) -> Score:
+
+def _registered(name: str) -> Score:
     "The registered score of this name, or `ValueError`."
-    if name not in SCORES: raise ValueError(f"score must be one of {list(SCORES)}; found {name!r}")
+    if name not in SCORES:
+        raise ValueError(f"score must be one of {list(SCORES)}; found {name!r}")
     return SCORES[name]
 
-def _check_needs(score:Score, embeddings:Embeddings) -> None:
-    "`ValueError` where embeddings lack what a score needs."
-    if "logits" in score.needs and embeddings.logits is None: raise ValueError(f"{score.name} needs logits of the source classes; {embeddings!r} has none")
-    if "labels" in score.needs: check_labels(embeddings.labels, len(embeddings.features))
 
-def _finite(score:Score, embeddings:Embeddings, value) -> float:
+def _check_needs(score: Score, embeddings: Embeddings) -> None:
+    "`ValueError` where embeddings lack what a score needs."
+    if "logits" in score.needs and embeddings.logits is None:
+        raise ValueError(
+            f"{score.name} needs logits of the source classes; {embeddings!r} has none"
+        )
+    if "labels" in score.needs:
+        check_labels(embeddings.labels, len(embeddings.features))
+
+
+def _finite(score: Score, embeddings: Embeddings, value) -> float:
     "The value as a float; `ValueError` for NaN and infinity."
-    if not np.isfinite(value := float(value)): raise ValueError(f"{score.name} must be finite; found {value} for {embeddings!r}")
+    if not np.isfinite(value := float(value)):
+        raise ValueError(
+            f"{score.name} must be finite; found {value} for {embeddings!r}"
+        )
     return value
 
-def _relative_value(score:Score, zoo:list[Embeddings]) -> list[float]:
+
+def _relative_value(score: Score, zoo: list[Embeddings]) -> list[float]:
     "The values of a score that is relative to a zoo."
-    for e in zoo: _check_needs(score, e)
-    with few_threads(max(map(_work, zoo))): return [_finite(score, e, value) for e, value in zip(zoo, score.function(zoo), strict=True)]
+    for e in zoo:
+        _check_needs(score, e)
+    with few_threads(max(map(_work, zoo))):
+        return [
+            _finite(score, e, value)
+            for e, value in zip(zoo, score.function(zoo), strict=True)
+        ]
+
 
 def _outcome(function, *arguments):
     "What a function returns, or the exception that it raises."
-    try: return function(*arguments)
-    except Exception as error: return error
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
 
 # %% ../nbs/20_scores.ipynb #829c0d30
 def example_embeddings(
-    spread:float, # noise around the class means, which have length 1
-    n_classes:int=5, # k
-    n_per_class:int=40, # images of each class
-    dim:int=20, # width of the features
-    seed:int=0, # of the noise
-    **facts, # `num_params`, `imagenet_top1`
+    spread: float,  # noise around the class means, which have length 1
+    n_classes: int = 5,  # k
+    n_per_class: int = 40,  # images of each class
+    dim: int = 20,  # width of the features
+    seed: int = 0,  # of the noise
+    **facts,  # `num_params`, `imagenet_top1`
 ) -> Embeddings:
     "Made-up embeddings on the path of collapse (`collapse_cloud`); the source classes of their logits are the target classes under other names."
     points, labels = collapse_cloud(n_classes, n_per_class, spread, dim, seed)
     logits = 5 * points @ points[::n_per_class].T
-    return Embeddings(points, labels, EmbeddingKey(f"spread {spread:.4g}", "path", "all", "none", f"{spread}", "d"), logits=logits, **facts)
+    return Embeddings(
+        points,
+        labels,
+        EmbeddingKey(f"spread {spread:.4g}", "path", "all", "none", f"{spread}", "d"),
+        logits=logits,
+        **facts,
+    )
 
 # %% ../nbs/20_scores.ipynb #4c28f9c7
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
     "First and second moments of labelled features, in units of `unit`; classes are numbered 0..k-1 in the sorted order of their labels."
-    unit: float # a power of two: a feature vector is unit * (centre + its class mean + its residual)
-    codes: np.ndarray # `(n,)` class of each image
-    counts: np.ndarray # `(k,)` images of each class
-    centre: np.ndarray # `(d,)` mean of all images
-    means: np.ndarray # `(k, d)` class means relative to the centre
-    within: np.ndarray # `(r, d)` factor of the scatter within classes: within.T @ within is the sum of outer products of residuals
-    variances: np.ndarray # `(k,)` mean squared length of the residuals of each class
-    fourth: float # mean fourth power of the distance from the centre
+
+    # a power of two: a feature vector is unit * (centre + its class mean + its residual)
+    unit: float
+    codes: np.ndarray  # `(n,)` class of each image
+    counts: np.ndarray  # `(k,)` images of each class
+    centre: np.ndarray  # `(d,)` mean of all images
+    means: np.ndarray  # `(k, d)` class means relative to the centre
+    # `(r, d)` factor of the scatter within classes: within.T @ within is the sum of outer products of residuals
+    within: np.ndarray
+    variances: np.ndarray  # `(k,)` mean squared length of the residuals of each class
+    fourth: float  # mean fourth power of the distance from the centre
 
     @property
-    def n(self) -> int: return len(self.codes)
+    def n(self) -> int:
+        return len(self.codes)
 
     @property
     def between(self) -> np.ndarray:
@@ -172,8 +229,14 @@ class ClassMoments:
     @cached_property
     def total(self) -> tuple[np.ndarray, np.ndarray]:
         "Square roots of the eigenvalues of the covariance (divided by n) that are not zero, decreasing, and the principal axes as rows. `ValueError` where all points coincide."
-        _, s, axes = svd(np.vstack([self.within, self.between]) / np.sqrt(self.n), full_matrices=False)
-        if s[0] == 0: raise ValueError("features must differ between images; found points that all coincide")
+        _, s, axes = svd(
+            np.vstack([self.within, self.between]) / np.sqrt(self.n),
+            full_matrices=False,
+        )
+        if s[0] == 0:
+            raise ValueError(
+                "features must differ between images; found points that all coincide"
+            )
         kept = s > s[0] * max(self.n, len(self.centre)) * np.finfo(np.float64).eps
         return s[kept], axes[kept]
 
@@ -181,38 +244,63 @@ class ClassMoments:
     def scatter(self) -> tuple[np.ndarray, np.ndarray]:
         "Eigenvalues of the within-class covariance (divided by n), decreasing, zeros included, and their axes as rows."
         _, s, axes = svd(self.within / np.sqrt(self.n), full_matrices=False)
-        return s ** 2, axes
+        return s**2, axes
 
-    def check_pairs(self, name:str) -> None:
+    def check_pairs(self, name: str) -> None:
         "`ValueError` where a class has one image only."
-        if self.counts.min() < 2: raise ValueError(f"{name} needs at least 2 images of each class; found a class of 1")
+        if self.counts.min() < 2:
+            raise ValueError(
+                f"{name} needs at least 2 images of each class; found a class of 1"
+            )
 
 # %% ../nbs/20_scores.ipynb #08dfd46d
 def moments_of(
-    features, # `(n, d)`
-    labels, # `(n,)`, of at least 2 classes
+    features,  # `(n, d)`
+    labels,  # `(n,)`, of at least 2 classes
 ) -> ClassMoments:
     "The moments of labelled features in float64, in two passes over blocks of rows. Raises what `check_points` and `check_labels` raise."
     features = check_points(features)
     codes = check_labels(labels, len(features))
-    (n, d), counts, unit = features.shape, np.bincount(codes), 2. ** np.frexp(np.abs(features).max())[1]
-    blocks = [slice(start, start + max(4 * d, 4096)) for start in range(0, n, max(4 * d, 4096))]
+    (n, d), counts, unit = (
+        features.shape,
+        np.bincount(codes),
+        2.0 ** np.frexp(np.abs(features).max())[1],
+    )
+    blocks = [
+        slice(start, start + max(4 * d, 4096))
+        for start in range(0, n, max(4 * d, 4096))
+    ]
     sums = np.zeros((len(counts), d))
-    for rows in blocks: np.add(sums, _class_sums(features[rows].astype(np.float64) / unit, codes[rows], len(counts)), out=sums)
+    for rows in blocks:
+        np.add(
+            sums,
+            _class_sums(
+                features[rows].astype(np.float64) / unit, codes[rows], len(counts)
+            ),
+            out=sums,
+        )
     centre = sums.sum(axis=0) / n
-    shifts, within, variances, fourth = sums / counts[:, None] - centre, np.zeros((0, d)), np.zeros(len(counts)), 0.
+    shifts = sums / counts[:, None] - centre
+    within = np.zeros((0, d))
+    variances = np.zeros(len(counts))
+    fourth = 0.0
     tiny = np.finfo(np.float64).eps * n
     shifts[np.abs(shifts).max(axis=1) <= tiny] = 0
     for rows in blocks:
         spread = features[rows].astype(np.float64) / unit - centre
         residuals = spread - shifts[codes[rows]]
         residuals[np.abs(residuals).max(axis=1) <= tiny] = 0
-        variances += np.bincount(codes[rows], np.einsum("ij,ij->i", residuals, residuals), len(counts))
+        variances += np.bincount(
+            codes[rows], np.einsum("ij,ij->i", residuals, residuals), len(counts)
+        )
         fourth += (np.einsum("ij,ij->i", spread, spread) ** 2).sum() / n
         within = qr(np.vstack([within, residuals]), mode="r", check_finite=False)[0][:d]
-    return ClassMoments(unit, codes, counts, centre, shifts, within, variances / counts, fourth)
+    return ClassMoments(
+        unit, codes, counts, centre, shifts, within, variances / counts, fourth
+    )
 
-def _class_sums(points:np.ndarray, codes:np.ndarray, k:int) -> np.ndarray:
+
+def _class_sums(points: np.ndarray, codes: np.ndarray, k: int) -> np.ndarray:
     "`(k, d)` sums of the points of each class."
     order = np.argsort(codes, kind="stable")
     present, starts = np.unique(codes[order], return_index=True)
@@ -220,79 +308,127 @@ def _class_sums(points:np.ndarray, codes:np.ndarray, k:int) -> np.ndarray:
     sums[present] = np.add.reduceat(points[order], starts, axis=0)
     return sums
 
-_shared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary() # embeddings: {function: what it made of them}
 
-def _once(make:Callable, embeddings:Embeddings, *arguments):
+# embeddings: {function: what it made of them}
+_shared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def _once(make: Callable, embeddings: Embeddings, *arguments):
     "What a function makes of embeddings, computed at the first call and kept as long as the embeddings live (they are taken not to change)."
     known = _shared.setdefault(embeddings, {})
-    if make not in known: known[make] = make(*arguments)
+    if make not in known:
+        known[make] = make(*arguments)
     return known[make]
 
+
 def forget_if_changed(
-    embeddings:Embeddings,
-    checksum:str, # theirs, now
+    embeddings: Embeddings,
+    checksum: str,  # theirs, now
 ) -> None:
     "Drop what is shared of embeddings unless it was made while they had this checksum: somebody may have changed their arrays in place."
     known = _shared.setdefault(embeddings, {})
-    if known.get("checksum") != checksum: known.clear()
+    if known.get("checksum") != checksum:
+        known.clear()
     known["checksum"] = checksum
 
-def class_moments(embeddings:Embeddings) -> ClassMoments:
+
+def class_moments(embeddings: Embeddings) -> ClassMoments:
     "`moments_of` embeddings, computed once. Raises what `moments_of` raises."
     return _once(moments_of, embeddings, embeddings.features, embeddings.labels)
 
-def spanning_tree(embeddings:Embeddings) -> SpanningTree:
+
+def spanning_tree(embeddings: Embeddings) -> SpanningTree:
     "`minimum_spanning_tree` of the features of embeddings, computed once. Raises what `check_points` raises."
     return _once(minimum_spanning_tree, embeddings, embeddings.features)
 
 # %% ../nbs/20_scores.ipynb #ee76c556
-@register_score(source="the poster, Geometric Insights and PR_target of its table", cost="n² d")
-def pr_target(embeddings:Embeddings) -> float:
+@register_score(
+    source="the poster, Geometric Insights and PR_target of its table", cost="n² d"
+)
+def pr_target(embeddings: Embeddings) -> float:
     "The negative persistence ratio of the target embeddings, k being the number of classes."
     return -ratio_of_bars(spanning_tree(embeddings).lengths, embeddings.n_classes).ratio
 
+
 @register_score(source="page remedies, bars of whole pieces", cost="n² d")
-def pr_whole_target(embeddings:Embeddings) -> float:
+def pr_whole_target(embeddings: Embeddings) -> float:
     "The negative ratio of whole pieces of the target embeddings (`ratio_whole`), k being the number of classes."
     return -ratio_of_whole_pieces(spanning_tree(embeddings), embeddings.n_classes)
 
-@register_score(kind="diagnostic", source="adjusted Rand index, Hubert and Arabie 1985", cost="n² d")
-def pr_pieces(embeddings:Embeddings) -> float:
+
+@register_score(
+    kind="diagnostic", source="adjusted Rand index, Hubert and Arabie 1985", cost="n² d"
+)
+def pr_pieces(embeddings: Embeddings) -> float:
     "Whether the k - 1 longest bars separate classes: 1 if the pieces that they cut out are the classes, about 0 if unrelated."
     return pieces_of_tree(spanning_tree(embeddings), embeddings.labels).adjusted_rand
 
 # %% ../nbs/20_scores.ipynb #dc123252
 def hard_cases() -> dict[str, tuple[Callable, str]]:
     "Embeddings that make scores fail, by name: a function that makes them, and words of which an error message must contain one."
-    base = example_embeddings(.3, n_per_class=20, num_params=7, imagenet_top1=70.)
+    base = example_embeddings(0.3, n_per_class=20, num_params=7, imagenet_top1=70.0)
     x, y, p = base.features, base.labels, base.logits
     bad = x.copy()
     bad[3, 1] = np.nan
     cases = dict(
-        one_class=(dict(labels=np.zeros(100, int)), "at least 2 classes"), singleton_class=(dict(labels=np.r_[8, y[1:]]), "class of 1"),
-        label_gap=(dict(labels=np.where(y == 1, 77, y)), ""), constant_feature=(dict(features=np.c_[x, np.ones(100)]), ""),
-        all_points_equal=(dict(features=np.ones((100, 4))), "coincide"), duplicated_rows=(dict(features=x[y], logits=p[y]), "collapsed|coincide"),
+        one_class=(dict(labels=np.zeros(100, int)), "at least 2 classes"),
+        singleton_class=(dict(labels=np.r_[8, y[1:]]), "class of 1"),
+        label_gap=(dict(labels=np.where(y == 1, 77, y)), ""),
+        constant_feature=(dict(features=np.c_[x, np.ones(100)]), ""),
+        all_points_equal=(dict(features=np.ones((100, 4))), "coincide"),
+        duplicated_rows=(dict(features=x[y], logits=p[y]), "collapsed|coincide"),
         collapsed_features=(dict(features=np.eye(5)[y]), "collapsed|coincide"),
-        fewer_images_than_features=(dict(features=np.random.default_rng(0).standard_normal((100, 150))), ""),
-        half_precision=(dict(features=x.astype(np.float16), logits=p.astype(np.float16)), ""),
-        nan=(dict(features=bad), "NaN or infinity"), infinity=(dict(logits=np.where(p == p.max(), np.inf, p)), "NaN or infinity"),
-        zero_mass_source_class=(dict(logits=np.c_[p, np.full(100, -1e5)]), ""))
-    return {name: (lambda changes=changes: replace(base, **changes), words) for name, (changes, words) in cases.items()}
+        fewer_images_than_features=(
+            dict(features=np.random.default_rng(0).standard_normal((100, 150))),
+            "",
+        ),
+        half_precision=(
+            dict(features=x.astype(np.float16), logits=p.astype(np.float16)),
+            "",
+        ),
+        nan=(dict(features=bad), "NaN or infinity"),
+        infinity=(dict(logits=np.where(p == p.max(), np.inf, p)), "NaN or infinity"),
+        zero_mass_source_class=(dict(logits=np.c_[p, np.full(100, -1e5)]), ""),
+    )
+    return {
+        name: (lambda changes=changes: replace(base, **changes), words)
+        for name, (changes, words) in cases.items()
+    }
+
 
 def check_score(
-    name:str, # a registered score
-) -> dict[str, float|str]: # for each hard case the value, or the message of the `ValueError`
+    name: str,  # a registered score
+) -> dict[
+    str, float | str
+]:  # for each hard case the value, or the message of the `ValueError`
     "Put a registered score through all `hard_cases`. `AssertionError` where it returns no finite value and raises no `ValueError` that says why, or changes its input."
     answers = {}
     for case, (make, words) in hard_cases().items():
-        try: embeddings = make()
-        except ValueError as error: found, embeddings = error, None
+        try:
+            embeddings = make()
+        except ValueError as error:
+            found, embeddings = error, None
         if embeddings is not None:
-            arrays = [a for a in (embeddings.features, embeddings.labels, embeddings.logits) if a is not None]
+            arrays = [
+                a
+                for a in (embeddings.features, embeddings.labels, embeddings.logits)
+                if a is not None
+            ]
             before = digest(*arrays)
-            found = compute_scores(name, [embeddings, example_embeddings(.5, n_per_class=20)] if _registered(name).zoo_relative else [embeddings])[0]
+            found = compute_scores(
+                name,
+                [embeddings, example_embeddings(0.5, n_per_class=20)]
+                if _registered(name).zoo_relative
+                else [embeddings],
+            )[0]
             assert digest(*arrays) == before, f"{name} changes its input ({case})"
-        if not isinstance(found, Exception): assert np.isfinite(found), f"{name} is {found} for {case}"
-        else: assert isinstance(found, ValueError) and words and any(w in str(found) for w in words.split("|")), f"{name} must say what is wrong with {case}; it said {found!r}"
+        if not isinstance(found, Exception):
+            assert np.isfinite(found), f"{name} is {found} for {case}"
+        else:
+            assert (
+                isinstance(found, ValueError)
+                and words
+                and any(w in str(found) for w in words.split("|"))
+            ), f"{name} must say what is wrong with {case}; it said {found!r}"
         answers[case] = str(found) if isinstance(found, Exception) else found
     return answers

@@ -24,197 +24,350 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional as F
-from threadpoolctl import threadpool_limits
 
 from .datasets import ImageSet, animals, digits
 from .embeddings import Embeddings, write_whole
 from .finetuning import Recipe, finetune_network, prepared
-from .packaged import emoji, fashion, fashion_sample, glyphs, icons, mnist_5k, solar_cells, without_twins
+from topotransfer.packaged import (
+    emoji,
+    fashion,
+    fashion_sample,
+    glyphs,
+    icons,
+    mnist_5k,
+    solar_cells,
+    without_twins,
+)
 from .ranking import default_scores, rank_embeddings
 from .remedies import RATIOS
 from .scores import SCORES, compute_score, register_score, value_or_nan
-from .source import add_source_pr
 from .small_nets import ARCHITECTURES, grey_28, small_net
+from .source import add_source_pr
 from .watching import accuracy, embed, look
 
 # %% ../nbs/23b_small_zoo.ipynb #b02df1ec
 @dataclass(frozen=True)
 class Plan:
     "How one network of the zoo is trained on its source."
+
     name: str
-    series: str # "spread" or "late"
-    source: str # "fashion" or "glyphs"
+    series: str  # "spread" or "late"
+    source: str  # "fashion" or "glyphs"
     architecture: str
     width: int
     depth: int
-    n_images: int # of the source, the sample first
+    n_images: int  # of the source, the sample first
     epochs: int
-    label_noise: float # share of the training labels that are replaced by another class
+    label_noise: (
+        float  # share of the training labels that are replaced by another class
+    )
     seed: int
 
+
 SOURCES = ("fashion", "glyphs")
-SERIES = {"spread": range(40), "late": range(40, 65)} # the numbers of their networks
-_LEVELS = {"spread": ((6, 8, 12, 16), (1, 2, 3), (2500, 5000, 10_000), (1, 2, 3, 6, 12, 24), (0., 0., 0., .2, .4, .6)),
-           "late": ((12, 16, 20), (1, 2, 3), (2500, 5000), (30, 60), (0., 0., 0., 0., .3))}
-_MOST = {"spread": 36_000, "late": 150_000} # images times epochs; beyond that the network gets 2,500 images
+SERIES = {"spread": range(40), "late": range(40, 65)}  # the numbers of their networks
+_LEVELS = {
+    "spread": (
+        (6, 8, 12, 16),
+        (1, 2, 3),
+        (2500, 5000, 10_000),
+        (1, 2, 3, 6, 12, 24),
+        (0.0, 0.0, 0.0, 0.2, 0.4, 0.6),
+    ),
+    "late": (
+        (12, 16, 20),
+        (1, 2, 3),
+        (2500, 5000),
+        (30, 60),
+        (0.0, 0.0, 0.0, 0.0, 0.3),
+    ),
+}
+# images times epochs; beyond that the network gets 2,500 images
+_MOST = {"spread": 36_000, "late": 150_000}
+
 
 def plans(
-    source:str, # one of `SOURCES`
-    series:str="spread", # one of `SERIES`
+    source: str,  # one of `SOURCES`
+    series: str = "spread",  # one of `SERIES`
 ) -> list[Plan]:
     "Plans in which every level of every factor stands about equally often, in an order of its own, drawn once with a fixed seed. `ValueError` for an unknown source or series."
-    if source not in SOURCES: raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
-    if series not in SERIES: raise ValueError(f"series must be one of {tuple(SERIES)}; found {series!r}")
-    rng, numbers = np.random.default_rng([SOURCES.index(source), 7 + list(SERIES).index(series)]), SERIES[series]
-    columns = [rng.permutation(np.resize(np.array(levels), len(numbers))).tolist() for levels in _LEVELS[series]]
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
+    if series not in SERIES:
+        raise ValueError(f"series must be one of {tuple(SERIES)}; found {series!r}")
+    rng = np.random.default_rng([SOURCES.index(source), 7 + list(SERIES).index(series)])
+    numbers = SERIES[series]
+    columns = [
+        rng.permutation(np.resize(np.array(levels), len(numbers))).tolist()
+        for levels in _LEVELS[series]
+    ]
     made = []
     for i, width, depth, images, epochs, noise in zip(numbers, *columns):
-        kind, images = ARCHITECTURES[i % 5], images if images * epochs <= _MOST[series] else 2500
-        made.append(Plan(f"{source}_{i:02d}_{kind}", series, source, kind, width, depth, images, epochs, noise, i))
+        kind = ARCHITECTURES[i % 5]
+        images = images if images * epochs <= _MOST[series] else 2500
+        made.append(
+            Plan(
+                f"{source}_{i:02d}_{kind}",
+                series,
+                source,
+                kind,
+                width,
+                depth,
+                images,
+                epochs,
+                noise,
+                i,
+            )
+        )
     return made
+
 
 def all_plans() -> list[Plan]:
     "The plans of both series and sources, sources in turn, the spread series first."
-    return [plan for series in SERIES for pair in zip(*(plans(source, series) for source in SOURCES)) for plan in pair]
+    return [
+        plan
+        for series in SERIES
+        for pair in zip(*(plans(source, series) for source in SOURCES))
+        for plan in pair
+    ]
 
 # %% ../nbs/23b_small_zoo.ipynb #45aedecd
 @cache
-def source_images(source:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def source_images(source: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of a source: `train`, whose first part is `sample`, the images that source scores are computed on; and `test`.
 
     The sample has 200 images of each class of Fashion-MNIST (those that come with this package), 40 of each glyph. `ValueError` for an unknown source.
     """
-    if source not in SOURCES: raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
+    if source not in SOURCES:
+        raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
     transform, rng = grey_28(), np.random.default_rng(0)
     if source == "fashion":
         whole, test = fashion("train"), fashion("test").subset(200)
-        first = np.concatenate([np.flatnonzero(whole.labels == c)[:200] for c in range(10)])
+        first = np.concatenate(
+            [np.flatnonzero(whole.labels == c)[:200] for c in range(10)]
+        )
     else:
         whole, test = glyphs("train"), glyphs("test").subset(40)
-        first = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:40] for c in range(54)])
-    rest = rng.permutation(np.setdiff1d(np.arange(len(whole)), first))[:10_000 - len(first)]
+        first = np.concatenate(
+            [rng.permutation(np.flatnonzero(whole.labels == c))[:40] for c in range(54)]
+        )
+    rest = rng.permutation(np.setdiff1d(np.arange(len(whole)), first))[
+        : 10_000 - len(first)
+    ]
     train = prepared(_part(whole, np.concatenate([first, rest])), transform)
-    return dict(train=train, sample=tuple(t[:len(first)] for t in train), test=prepared(test, transform))
+    return dict(
+        train=train,
+        sample=tuple(t[: len(first)] for t in train),
+        test=prepared(test, transform),
+    )
 
-def _part(dataset:ImageSet, chosen) -> ImageSet:
+
+def _part(dataset: ImageSet, chosen) -> ImageSet:
     "Some images of a dataset."
-    return ImageSet(dataset.name, dataset.split, dataset.classes, dataset.labels[chosen], [dataset.items[i] for i in chosen], dataset.open, "")
+    return ImageSet(
+        dataset.name,
+        dataset.split,
+        dataset.classes,
+        dataset.labels[chosen],
+        [dataset.items[i] for i in chosen],
+        dataset.open,
+        "",
+    )
 
-def _cells_apart() -> tuple[ImageSet, ImageSet]: return solar_cells("train"), solar_cells("test")
 
-TARGETS = {"digits": digits, "mnist_5k": mnist_5k, "animals": animals, "icons": icons, "emoji": emoji, "solar_cells": _cells_apart} # images, or those to train on and others
+def _cells_apart() -> tuple[ImageSet, ImageSet]:
+    return solar_cells("train"), solar_cells("test")
+
+
+# images, or those to train on and others
+TARGETS = {
+    "digits": digits,
+    "mnist_5k": mnist_5k,
+    "animals": animals,
+    "icons": icons,
+    "emoji": emoji,
+    "solar_cells": _cells_apart,
+}
+
 
 @cache
-def target_images(name:str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def target_images(name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Images and labels of a target: `train`, 400 images, the same number of each class; `test`, at most 1,200 others.
 
     Without near-duplicates; but sound solar cells all look alike, so those are held apart by what they were cut from instead.
     """
     transform, rng, found = grey_28(), np.random.default_rng(1), TARGETS[name]()
-    whole, others = found if isinstance(found, tuple) else (without_twins(found.subset(250)), None)
+    whole, others = (
+        found if isinstance(found, tuple) else (without_twins(found.subset(250)), None)
+    )
     n = 400 // len(whole.classes)
-    chosen = np.concatenate([rng.permutation(np.flatnonzero(whole.labels == c))[:n] for c in range(len(whole.classes))])
-    if others is None: others = _part(whole, np.setdiff1d(np.arange(len(whole)), chosen))
+    chosen = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(whole.labels == c))[:n]
+            for c in range(len(whole.classes))
+        ]
+    )
+    if others is None:
+        others = _part(whole, np.setdiff1d(np.arange(len(whole)), chosen))
     rest = rng.permutation(len(others))[:1200]
-    return dict(train=prepared(_part(whole, chosen), transform), test=prepared(_part(others, rest), transform))
+    return dict(
+        train=prepared(_part(whole, chosen), transform),
+        test=prepared(_part(others, rest), transform),
+    )
 
 # %% ../nbs/23b_small_zoo.ipynb #b15b781d
 def noisy_labels(
-    labels:torch.Tensor, # `(n,)`
-    share:float, # how many of them become wrong, between 0 and 1
-    seed:int=0,
-) -> torch.Tensor: # `(n,)`
+    labels: torch.Tensor,  # `(n,)`
+    share: float,  # how many of them become wrong, between 0 and 1
+    seed: int = 0,
+) -> torch.Tensor:  # `(n,)`
     "Labels of which a share, drawn at random, is replaced by one of the other classes. `ValueError` for a share outside 0..1."
-    if not 0 <= share <= 1: raise ValueError(f"share must lie between 0 and 1; found {share}")
-    rng, n_classes, labels = np.random.default_rng(seed), int(labels.max()) + 1, labels.clone()
-    wrong = torch.as_tensor(rng.permutation(len(labels))[:round(share * len(labels))])
-    labels[wrong] = (labels[wrong] + torch.as_tensor(rng.integers(1, n_classes, len(wrong)))) % n_classes
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie between 0 and 1; found {share}")
+    rng = np.random.default_rng(seed)
+    n_classes = int(labels.max()) + 1
+    labels = labels.clone()
+    wrong = torch.as_tensor(rng.permutation(len(labels))[: round(share * len(labels))])
+    labels[wrong] = (
+        labels[wrong] + torch.as_tensor(rng.integers(1, n_classes, len(wrong)))
+    ) % n_classes
     return labels
 
 # %% ../nbs/23b_small_zoo.ipynb #6083449c
-def training_images(plan:Plan) -> tuple[torch.Tensor, torch.Tensor]:
+def training_images(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     "The images that a network is trained on, and the labels that it is given for them."
-    images, clean = (t[:plan.n_images] for t in source_images(plan.source)["train"])
+    images, clean = (t[: plan.n_images] for t in source_images(plan.source)["train"])
     return images, noisy_labels(clean, plan.label_noise, plan.seed)
 
+
 def train_source(
-    plan:Plan,
-    folder:Path, # of this network: a checkpoint after every epoch, in the end its weights and its card
-    after_epoch=lambda network, epoch: None, # called after every epoch
-) -> nn.Module: # with weights rounded to half precision, as they are kept
+    plan: Plan,
+    folder: Path,  # of this network: a checkpoint after every epoch, in the end its weights and its card
+    after_epoch=lambda network, epoch: None,  # called after every epoch
+) -> nn.Module:  # with weights rounded to half precision, as they are kept
     "Train one network on its source, from the last whole epoch on, with AdamW and a learning rate that falls from .003 along half a cosine."
-    if (folder / "weights.safetensors").exists(): return _trained(plan, folder)
-    data, network, (images, labels) = source_images(plan.source), _untrained(plan), training_images(plan)
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=.01)
+    if (folder / "weights.safetensors").exists():
+        return _trained(plan, folder)
+    data = source_images(plan.source)
+    network = _untrained(plan)
+    (images, labels) = training_images(plan)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.epochs)
-    state, checkpoint, start = dict(network=network, optimizer=optimizer, schedule=schedule), folder / "checkpoint.pt", 0
+    state = dict(network=network, optimizer=optimizer, schedule=schedule)
+    checkpoint = folder / "checkpoint.pt"
+    start = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         start = saved["epoch"]
-        for name, part in state.items(): part.load_state_dict(saved[name])
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
     for epoch in range(start, plan.epochs):
         _one_epoch(network, optimizer, images, labels, seed=1000 * plan.seed + epoch)
         schedule.step()
         after_epoch(network, epoch + 1)
-        write_whole(checkpoint, partial(torch.save, {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1}))
-    weights = {n: v.half() for n, v in network.state_dict().items() if v.is_floating_point()}
+        write_whole(
+            checkpoint,
+            partial(
+                torch.save,
+                {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1},
+            ),
+        )
+    weights = {
+        n: v.half() for n, v in network.state_dict().items() if v.is_floating_point()
+    }
     network.load_state_dict(_rounded_back(weights), strict=False)
-    card = asdict(plan) | dict(num_params=sum(p.numel() for p in network.parameters()), source_accuracy=accuracy(network, *data["test"]),
-                               sample_accuracy=accuracy(network, *data["sample"]), training_accuracy=accuracy(network, images, labels))
+    card = asdict(plan) | dict(
+        num_params=sum(p.numel() for p in network.parameters()),
+        source_accuracy=accuracy(network, *data["test"]),
+        sample_accuracy=accuracy(network, *data["sample"]),
+        training_accuracy=accuracy(network, images, labels),
+    )
     write_whole(folder / "card.json", lambda p: p.write_text(json.dumps(card)))
     write_whole(folder / "weights.safetensors", partial(save_file, weights))
     checkpoint.unlink(missing_ok=True)
     return _trained(plan, folder)
 
-def _untrained(plan:Plan) -> nn.Module: return small_net(plan.architecture, plan.width, plan.depth, 10 if plan.source == "fashion" else 54, plan.seed)
 
-def _trained(plan:Plan, folder:Path) -> nn.Module:
+def _untrained(plan: Plan) -> nn.Module:
+    return small_net(
+        plan.architecture,
+        plan.width,
+        plan.depth,
+        10 if plan.source == "fashion" else 54,
+        plan.seed,
+    )
+
+
+def _trained(plan: Plan, folder: Path) -> nn.Module:
     "A network from its file; `ValueError` where its card tells of another plan."
     card, network = json.loads((folder / "card.json").read_text()), _untrained(plan)
-    if {name: card.get(name) for name in asdict(plan)} != asdict(plan): raise ValueError(f"{folder} must hold a network of {plan}; found another plan on its card")
-    network.load_state_dict(_rounded_back(load_file(folder / "weights.safetensors")), strict=False)
+    if {name: card.get(name) for name in asdict(plan)} != asdict(plan):
+        raise ValueError(
+            f"{folder} must hold a network of {plan}; found another plan on its card"
+        )
+    network.load_state_dict(
+        _rounded_back(load_file(folder / "weights.safetensors")), strict=False
+    )
     return network.eval()
 
-def _rounded_back(weights:dict) -> dict: return {n: v.half().float() for n, v in weights.items()}
 
-def _one_epoch(network:nn.Module, optimizer, images, labels, seed:int) -> None:
+def _rounded_back(weights: dict) -> dict:
+    return {n: v.half().float() for n, v in weights.items()}
+
+
+def _one_epoch(network: nn.Module, optimizer, images, labels, seed: int) -> None:
     "One pass over the images in batches of 64, in an order of its own."
     network.train()
-    for rows in torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).split(64):
+    for rows in torch.randperm(
+        len(images), generator=torch.Generator().manual_seed(seed)
+    ).split(64):
         optimizer.zero_grad()
         F.cross_entropy(network(images[rows]), labels[rows]).backward()
         optimizer.step()
 
 # %% ../nbs/23b_small_zoo.ipynb #4c0c1a02
-WATCHED = ("digits", "animals") # targets of a look
+WATCHED = ("digits", "animals")  # targets of a look
 
-def looks_of(plan:Plan) -> list[int]:
+
+def looks_of(plan: Plan) -> list[int]:
     "The epochs after which a network is looked at: the first and each tenth of its training for a late one, none for another."
-    return sorted({1, *(max(1, round(plan.epochs * tenth / 10)) for tenth in range(1, 11))}) if plan.series == "late" else []
+    return (
+        sorted(
+            {1, *(max(1, round(plan.epochs * tenth / 10)) for tenth in range(1, 11))}
+        )
+        if plan.series == "late"
+        else []
+    )
+
 
 def keep_look(
-    plan:Plan,
-    folder:Path, # of this network: the looks go into `looks.json` there
-    network:nn.Module,
-    epoch:int, # that has ended
+    plan: Plan,
+    folder: Path,  # of this network: the looks go into `looks.json` there
+    network: nn.Module,
+    epoch: int,  # that has ended
 ) -> None:
     "Look at a network, if it is time to, and keep what was seen."
-    if epoch not in looks_of(plan): return
+    if epoch not in looks_of(plan):
+        return
     path, n = folder / "looks.json", len(source_images(plan.source)["sample"][0])
     seen = json.loads(path.read_text()) if path.exists() else {}
-    seen[str(epoch)] = look(network, tuple(t[:n] for t in training_images(plan)), source_images(plan.source)["test"], {t: tuple(target_images(t)[p] for p in ("train", "test")) for t in WATCHED})
+    seen[str(epoch)] = look(
+        network,
+        tuple(t[:n] for t in training_images(plan)),
+        source_images(plan.source)["test"],
+        {t: tuple(target_images(t)[p] for p in ("train", "test")) for t in WATCHED},
+    )
     write_whole(path, lambda p: p.write_text(json.dumps(seen)))
 
 # %% ../nbs/23b_small_zoo.ipynb #0582927b
-RECIPE = Recipe(learning_rates=(.03, .1, .3), epochs=10, patience=4)
+RECIPE = Recipe(learning_rates=(0.03, 0.1, 0.3), epochs=10, patience=4)
 SEEDS = (0, 1)
 
-def run_plan(
-    plan:Plan,
-    out:Path,
-) -> str: # the plan's name
+
+def run_plan(plan: Plan, out: Path) -> str:  # the plan's name
     "Train one network and fine-tune it on every target with every seed; what is there already isn't done again."
     torch.set_num_threads(1)
     folder = out / plan.name
@@ -222,115 +375,262 @@ def run_plan(
     for target in TARGETS:
         for seed in SEEDS:
             path = folder / f"{target}-{seed}.json"
-            if path.exists(): continue
-            found = finetune_network(network, *(target_images(target)[part] for part in ("train", "test")), RECIPE, seed)
-            write_whole(path, lambda p: p.write_text(json.dumps(dict(model=plan.name, source=plan.source, target=target, seed=seed) | asdict(found))))
+            if path.exists():
+                continue
+            found = finetune_network(
+                network,
+                *(target_images(target)[part] for part in ("train", "test")),
+                RECIPE,
+                seed,
+            )
+            write_whole(
+                path,
+                lambda p: p.write_text(
+                    json.dumps(
+                        dict(
+                            model=plan.name,
+                            source=plan.source,
+                            target=target,
+                            seed=seed,
+                        )
+                        | asdict(found)
+                    )
+                ),
+            )
     return plan.name
 
+
 def train(
-    out:Path, # results of every network, kept as they come
-    workers:int=2, # processes, one thread each
+    out: Path,  # results of every network, kept as they come
+    workers: int = 2,  # processes, one thread each
 ) -> None:
     "Train and fine-tune the zoo of both sources. `ValueError` where `out` holds results of another recipe."
     done, recipe = out / "recipe.json", json.loads(json.dumps(asdict(RECIPE)))
-    if done.exists() and json.loads(done.read_text()) != recipe: raise ValueError(f"{out} must hold results of {RECIPE}; found {done.read_text()}")
+    if done.exists() and json.loads(done.read_text()) != recipe:
+        raise ValueError(
+            f"{out} must hold results of {RECIPE}; found {done.read_text()}"
+        )
     write_whole(done, lambda p: p.write_text(json.dumps(recipe)))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run_plan, plan, out) for plan in all_plans()]): print(future.result(), flush=True)
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        for future in as_completed(
+            [pool.submit(run_plan, plan, out) for plan in all_plans()]
+        ):
+            print(future.result(), flush=True)
 
 # %% ../nbs/23b_small_zoo.ipynb #ce3b32a1
 def source_values(
-    network:nn.Module, # trained on the source
-    source:str, # one of `SOURCES`
+    network: nn.Module,  # trained on the source
+    source: str,  # one of `SOURCES`
 ) -> dict[str, float]:
     "What the topology of source embeddings says about a network: `pr` and its remedies on the sample, `pr` on held-out images, NC1 and pieces. NaN where one isn't defined."
-    e, held_out = (embed(network, *source_images(source)[part], "", source) for part in ("sample", "test"))
-    values = dict(pr=partial(compute_score, "pr_target", e), pr_held_out=partial(compute_score, "pr_target", held_out), nc1=partial(compute_score, "nc1", e),
-                  pr_pieces=partial(compute_score, "pr_pieces", e)) | {name: partial(_negative, ratio, e) for name, ratio in RATIOS.items()}
+    e, held_out = (
+        embed(network, *source_images(source)[part], "", source)
+        for part in ("sample", "test")
+    )
+    values = dict(
+        pr=partial(compute_score, "pr_target", e),
+        pr_held_out=partial(compute_score, "pr_target", held_out),
+        nc1=partial(compute_score, "nc1", e),
+        pr_pieces=partial(compute_score, "pr_pieces", e),
+    ) | {name: partial(_negative, ratio, e) for name, ratio in RATIOS.items()}
     return {name: value_or_nan(value) for name, value in values.items()}
 
-def _negative(ratio, e:Embeddings) -> float: return -ratio(e.features, e.labels)
+
+def _negative(ratio, e: Embeddings) -> float:
+    return -ratio(e.features, e.labels)
 
 # %% ../nbs/23b_small_zoo.ipynb #b0836273
 DATA = Path(str(resources.files("topotransfer"))) / "data"
 
-def finished(out:Path, source:str, series:str) -> list[Plan]:
+
+def finished(out: Path, source: str, series: str) -> list[Plan]:
     "The plans of a source and series whose network is trained and fine-tuned everywhere."
-    return [p for p in plans(source, series) if (out / p.name / "weights.safetensors").exists() and all((out / p.name / f"{t}-{s}.json").exists() for t in TARGETS for s in SEEDS)]
+    return [
+        p
+        for p in plans(source, series)
+        if (out / p.name / "weights.safetensors").exists()
+        and all(
+            (out / p.name / f"{t}-{s}.json").exists() for t in TARGETS for s in SEEDS
+        )
+    ]
+
 
 def score_task(
-    out:Path,
-    source:str,
-    series:str,
-    target:str, # a target's name; "" for the source itself
-) -> pd.DataFrame: # one row per network
+    out: Path,
+    source: str,
+    series: str,
+    target: str,  # a target's name; "" for the source itself
+) -> pd.DataFrame:  # one row per network
     "Every registered score of every network on the training images of a target; or, for the source, the cards. Scores that are relative to a zoo are so to the networks of the series."
     torch.set_num_threads(1)
-    with threadpool_limits(1): return _score_task(out, source, series, target) # threads of several processes wait for each other
+    # threads of several processes wait for each other
+    with threadpool_limits(1):
+        return _score_task(out, source, series, target)
 
-def _score_task(out:Path, source:str, series:str, target:str) -> pd.DataFrame:
+
+def _score_task(out: Path, source: str, series: str, target: str) -> pd.DataFrame:
     "`score_task` on as many threads as there are."
-    networks = {p.name: train_source(p, out / p.name) for p in finished(out, source, series)}
+    networks = {
+        p.name: train_source(p, out / p.name) for p in finished(out, source, series)
+    }
     if not target or not networks:
-        rows = [json.loads((out / name / "card.json").read_text()) | source_values(network, source) for name, network in networks.items()]
+        rows = [
+            json.loads((out / name / "card.json").read_text())
+            | source_values(network, source)
+            for name, network in networks.items()
+        ]
         return pd.DataFrame(rows).rename(columns={"name": "model"})
-    names = [name for name in default_scores() if "source" not in SCORES[name].needs and name != "fine_tuned"] # what is computed from these embeddings
-    table = rank_embeddings([embed(network, *target_images(target)["train"], name, target) for name, network in networks.items()], names).table
-    return table.dropna(axis=1, how="all").loc[list(networks)].reset_index().assign(series=series, source=source, target=target)
+    # what is computed from these embeddings
+    names = [
+        name
+        for name in default_scores()
+        if "source" not in SCORES[name].needs and name != "fine_tuned"
+    ]
+    table = rank_embeddings(
+        [
+            embed(network, *target_images(target)["train"], name, target)
+            for name, network in networks.items()
+        ],
+        names,
+    ).table
+    return (
+        table.dropna(axis=1, how="all")
+        .loc[list(networks)]
+        .reset_index()
+        .assign(series=series, source=source, target=target)
+    )
+
 
 def tables(
-    out:Path, # what `train` has left
-    data:Path=DATA, # where the tables and the bundled weights go
-    workers:int=2, # processes, one thread each
+    out: Path,  # what `train` has left
+    data: Path = DATA,  # where the tables and the bundled weights go
+    workers: int = 2,  # processes, one thread each
 ) -> None:
     "Write the cards, the truth, every score, the looks, the weights of the Fashion-MNIST zoo in one file and its rows of the source-PR table, from finished networks."
-    done = [p for source in SOURCES for series in SERIES for p in finished(out, source, series)]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = {(target, source, series): pool.submit(score_task, out, source, series, target) for source in SOURCES for series in SERIES for target in ("", *TARGETS)}
+    done = [
+        p
+        for source in SOURCES
+        for series in SERIES
+        for p in finished(out, source, series)
+    ]
+    with ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        jobs = {
+            (target, source, series): pool.submit(
+                score_task, out, source, series, target
+            )
+            for source in SOURCES
+            for series in SERIES
+            for target in ("", *TARGETS)
+        }
         found = {task: job.result() for task, job in jobs.items()}
-    runs = [dict(series=p.series) | json.loads((out / p.name / f"{t}-{s}.json").read_text()) for p in done for t in TARGETS for s in SEEDS]
-    looks = [dict(model=p.name, source=p.source, epoch=int(epoch)) | seen for p in done if looks_of(p) for epoch, seen in json.loads((out / p.name / "looks.json").read_text()).items()]
-    made = dict(cards=pd.concat([t for task, t in found.items() if not task[0]]), truth=pd.DataFrame(runs).round(6), scores=pd.concat([t for task, t in found.items() if task[0]]), looks=pd.DataFrame(looks))
-    for name, table in made.items(): write_whole(data / f"small_zoo_{name}.csv", partial(table.to_csv, index=False, float_format=dict(scores="%.9g", looks="%.6g").get(name)))
+    runs = [
+        dict(series=p.series) | json.loads((out / p.name / f"{t}-{s}.json").read_text())
+        for p in done
+        for t in TARGETS
+        for s in SEEDS
+    ]
+    looks = [
+        dict(model=p.name, source=p.source, epoch=int(epoch)) | seen
+        for p in done
+        if looks_of(p)
+        for epoch, seen in json.loads((out / p.name / "looks.json").read_text()).items()
+    ]
+    made = dict(
+        cards=pd.concat([t for task, t in found.items() if not task[0]]),
+        truth=pd.DataFrame(runs).round(6),
+        scores=pd.concat([t for task, t in found.items() if task[0]]),
+        looks=pd.DataFrame(looks),
+    )
+    for name, table in made.items():
+        write_whole(
+            data / f"small_zoo_{name}.csv",
+            partial(
+                table.to_csv,
+                index=False,
+                float_format=dict(scores="%.9g", looks="%.6g").get(name),
+            ),
+        )
     _bundle([p for p in done if p.source == "fashion"], out, data)
 
-def _bundle(chosen:list[Plan], out:Path, data:Path) -> None:
+
+def _bundle(chosen: list[Plan], out: Path, data: Path) -> None:
     "Write the weights of some networks into one file, and their source PR into the table that comes along."
-    weights = {f"{p.name}/{key}": value for p in chosen for key, value in load_file(out / p.name / "weights.safetensors").items()}
+    weights = {
+        f"{p.name}/{key}": value
+        for p in chosen
+        for key, value in load_file(out / p.name / "weights.safetensors").items()
+    }
     write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
     (data / "small_zoo.safetensors").chmod(0o644)
-    with tempfile.TemporaryDirectory() as folder: # the table that comes along holds nothing but this zoo
-        for p in chosen: add_source_pr(embed(train_source(p, out / p.name), *source_images("fashion")["sample"], p.name, "fashion"), folder, "Fashion-MNIST, the first 200 training images of each class")
-        write_whole(data / "source_pr.csv", partial(shutil.copyfile, Path(folder) / "source_pr.csv"))
+    # the table that comes along holds nothing but this zoo
+    with tempfile.TemporaryDirectory() as folder:
+        for p in chosen:
+            add_source_pr(
+                embed(
+                    train_source(p, out / p.name),
+                    *source_images("fashion")["sample"],
+                    p.name,
+                    "fashion",
+                ),
+                folder,
+                "Fashion-MNIST, the first 200 training images of each class",
+            )
+        write_whole(
+            data / "source_pr.csv",
+            partial(shutil.copyfile, Path(folder) / "source_pr.csv"),
+        )
 
 # %% ../nbs/23b_small_zoo.ipynb #6e25e79d
-def small_zoo_truth() -> pd.DataFrame: # one row per network, target and seed
+def small_zoo_truth() -> pd.DataFrame:  # one row per network, target and seed
     "Fine-tuned accuracies, as committed: `series`, `model`, `source`, `target`, `seed`, and the fields of `FineTuned`."
     return pd.read_csv(DATA / "small_zoo_truth.csv")
 
-def small_zoo_looks() -> pd.DataFrame: # one row per network of the late series and epoch
+
+def small_zoo_looks() -> (
+    pd.DataFrame
+):  # one row per network of the late series and epoch
     "What was seen of the late networks while they trained, as committed: `model`, `source`, `epoch`, and what `look` returns, with the targets `digits` and `animals`."
     return pd.read_csv(DATA / "small_zoo_looks.csv")
 
-def small_zoo_scores() -> pd.DataFrame: # one row per network and target
+
+def small_zoo_scores() -> pd.DataFrame:  # one row per network and target
     "Every score of every network on the 400 training images of every target, as committed."
     return pd.read_csv(DATA / "small_zoo_scores.csv")
 
+
 def mean_accuracies(
-    truth:pd.DataFrame, # as `small_zoo_truth` returns it, at least 2 seeds
-) -> pd.DataFrame: # one row per source, target and network: `accuracy`, `standard_error` and the part of it that is due to seeds, `seed_error`, in percent
+    truth: pd.DataFrame,  # as `small_zoo_truth` returns it, at least 2 seeds
+) -> pd.DataFrame:  # one row per source, target and network: `accuracy`, `standard_error` and the part of it that is due to seeds, `seed_error`, in percent
     """The mean over seeds with its standard error: of the choice of test images and of the seeds, the latter pooled over the networks of a source on a target.
 
     `ValueError` where a network has one seed only.
     """
     seeds = truth.groupby(["source", "target", "model"]).accuracy
-    if seeds.size().min() < 2: raise ValueError("truth must hold at least 2 seeds of each network on each target; found 1")
+    if seeds.size().min() < 2:
+        raise ValueError(
+            "truth must hold at least 2 seeds of each network on each target; found 1"
+        )
     pooled = seeds.var().groupby(["source", "target"]).transform("mean") / seeds.size()
-    of_test = (truth.standard_error ** 2).groupby([truth.source, truth.target, truth.model]).mean()
-    return pd.DataFrame(dict(accuracy=seeds.mean(), standard_error=np.sqrt(of_test + pooled), seed_error=np.sqrt(pooled)))
+    of_test = (
+        (truth.standard_error**2)
+        .groupby([truth.source, truth.target, truth.model])
+        .mean()
+    )
+    return pd.DataFrame(
+        dict(
+            accuracy=seeds.mean(),
+            standard_error=np.sqrt(of_test + pooled),
+            seed_error=np.sqrt(pooled),
+        )
+    )
+
 
 def noise_ceiling(
-    truth:pd.DataFrame, # of one source and target, at least 2 networks
+    truth: pd.DataFrame,  # of one source and target, at least 2 networks
 ) -> float:
     """The tau-b that a score can expect with the mean over seeds if it knows each network's expected accuracy.
 
@@ -339,26 +639,51 @@ def noise_ceiling(
     section 9.12). 1 where there is no noise, 0 where the noise explains all differences.
     """
     means = mean_accuracies(truth)
-    if len(means) < 2: raise ValueError(f"truth must hold at least 2 networks; found {len(means)}")
-    noise, measured = (means.standard_error ** 2).mean(), means.accuracy.var()
-    return float(2 / np.pi * np.arcsin(np.sqrt(max(measured - noise, 0) / measured))) if measured > 0 else 0.
+    if len(means) < 2:
+        raise ValueError(f"truth must hold at least 2 networks; found {len(means)}")
+    noise, measured = (means.standard_error**2).mean(), means.accuracy.var()
+    return (
+        float(2 / np.pi * np.arcsin(np.sqrt(max(measured - noise, 0) / measured)))
+        if measured > 0
+        else 0.0
+    )
 
 # %% ../nbs/23b_small_zoo.ipynb #3a72ae00
-@register_score(needs="", kind="truth", cost="a look-up", source="full fine-tuning of the small zoo on the target, mean of two seeds")
-def fine_tuned(embeddings:Embeddings) -> float:
+@register_score(
+    needs="",
+    kind="truth",
+    cost="a look-up",
+    source="full fine-tuning of the small zoo on the target, mean of two seeds",
+)
+def fine_tuned(embeddings: Embeddings) -> float:
     "Accuracy in percent of a network of the small zoo after fine-tuning on the target that the images are of; `ValueError` for other networks and targets."
     key, truth = embeddings.key, small_zoo_truth()
     found = truth[(truth.model == key.model) & (truth.target == key.dataset)]
-    if found.empty: raise ValueError(f"fine_tuned of {key.model} on {key.dataset} is not known")
+    if found.empty:
+        raise ValueError(f"fine_tuned of {key.model} on {key.dataset} is not known")
     return float(found.accuracy.mean())
 
 # %% ../nbs/23b_small_zoo.ipynb #0242312b
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m topotransfer.small_zoo", description="Train, fine-tune and score the zoo of small networks.")
-    parser.add_argument("command", choices=["train", "tables"], help="train and fine-tune; or write the tables of what is finished")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run that was stopped goes on from there")
+    parser = argparse.ArgumentParser(
+        prog="python -m topotransfer.small_zoo",
+        description="Train, fine-tune and score the zoo of small networks.",
+    )
+    parser.add_argument(
+        "command",
+        choices=["train", "tables"],
+        help="train and fine-tune; or write the tables of what is finished",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the results; a run that was stopped goes on from there",
+    )
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     dict(train=train, tables=tables)[given.command](given.out, workers=given.workers)
 
-if __name__ == "__main__" and "__file__" in globals(): main()
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()

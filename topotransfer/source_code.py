@@ -19,7 +19,16 @@ from dataclasses import fields, is_dataclass
 from functools import cache, cached_property, partial
 from importlib import metadata
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MappingProxyType, MethodType, ModuleType, NoneType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    EllipsisType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    NoneType,
+)
 
 import numpy as np
 import torch
@@ -31,203 +40,369 @@ class _Unknown(Exception):
 # %% ../nbs/10a_source_code.ipynb #4698878a
 @cache
 def _is_own(
-    top:str, # name of a top-level module
+    top: str,  # name of a top-level module
 ) -> bool:
     "Whether a module is somebody's own code: not part of Python and not installed as a library."
-    if top == "topotransfer": return True
-    if top in sys.stdlib_module_names: return False
-    try: spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError): spec = None
-    if spec is None: return not _version(top) # loaded from a file by hand
-    places = [*(spec.submodule_search_locations or []), *([spec.origin] if spec.has_location else [])]
+    if top == "topotransfer":
+        return True
+    if top in sys.stdlib_module_names:
+        return False
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return not _version(top)  # loaded from a file by hand
+    places = [
+        *(spec.submodule_search_locations or []),
+        *([spec.origin] if spec.has_location else []),
+    ]
     standard = Path(sysconfig.get_path("stdlib")).resolve()
-    def installed(path): return bool({"site-packages", "dist-packages"} & set(path.parts)) or standard in path.parents
-    return bool(places) and not any(installed(Path(place).resolve()) for place in places)
+
+    def installed(path):
+        return (
+            bool({"site-packages", "dist-packages"} & set(path.parts))
+            or standard in path.parents
+        )
+
+    return bool(places) and not any(
+        installed(Path(place).resolve()) for place in places
+    )
 
 # %% ../nbs/10a_source_code.ipynb #ed1d13fa
 @cache
-def _distributions() -> dict[str, list[str]]: return metadata.packages_distributions()
+def _distributions() -> dict[str, list[str]]:
+    return metadata.packages_distributions()
 
 # %% ../nbs/10a_source_code.ipynb #b30d1941
 @cache
 def _version(
-    top:str, # name of a top-level module
+    top: str,  # name of a top-level module
 ) -> str:
     "The versions of the installed libraries that a module belongs to; empty for a module of Python's."
-    if not top or top in sys.stdlib_module_names: return ""
-    try: return metadata.version(top)
-    except metadata.PackageNotFoundError: # called otherwise, as scikit-learn is
-        return " ".join(f"{name} {metadata.version(name)}" for name in sorted(set(_distributions().get(top, []))))
+    if not top or top in sys.stdlib_module_names:
+        return ""
+    try:
+        return metadata.version(top)
+    except metadata.PackageNotFoundError:  # called otherwise, as scikit-learn is
+        return " ".join(
+            f"{name} {metadata.version(name)}"
+            for name in sorted(set(_distributions().get(top, [])))
+        )
 
 # %% ../nbs/10a_source_code.ipynb #a70f9d7d
 _CONSTANTS = (NoneType, bool, int, float, complex, str, bytes, EllipsisType)
 
+
 class _Reader:
     "Feeds a hash with everything that code depends on, as far as source code goes; `packages` are top-level modules that are followed in any case."
-    def __init__(self, packages:set[str]): self.hash, self.seen, self.packages = hashlib.sha256(), {}, packages
 
-    def note(self, *words:str) -> None:
-        for word in words: self.hash.update(f"{len(word)} {word} ".encode("utf-8", "surrogatepass"))
+    def __init__(self, packages: set[str]):
+        self.hash, self.seen, self.packages = hashlib.sha256(), {}, packages
 
-    def library(self, module:str|None, *words:str) -> None:
+    def note(self, *words: str) -> None:
+        for word in words:
+            self.hash.update(f"{len(word)} {word} ".encode("utf-8", "surrogatepass"))
+
+    def library(self, module: str | None, *words: str) -> None:
         "A module of a library by its name and version, with what else is to be noted."
-        module = module if isinstance(module, str) else "" # some compiled classes have none
+        # some compiled classes have none
+        module = module if isinstance(module, str) else ""
         self.note(module, _version(module.partition(".")[0]), *words)
 
-    def followed(self, module:str|None) -> bool:
+    def followed(self, module: str | None) -> bool:
         "Whether the source code of a module is followed; `_Unknown` for a notebook's."
-        if module == "__main__": raise _Unknown(module)
+        if module == "__main__":
+            raise _Unknown(module)
         top = module.partition(".")[0] if isinstance(module, str) else ""
         return bool(top) and (top in self.packages or _is_own(top))
 
     def read(self, thing) -> None:
         "Anything: constants and containers by value, code by what it does, the rest by its class and content."
         self.note(type(thing).__qualname__)
-        if isinstance(thing, _CONSTANTS): return self.note(repr(thing))
-        if id(thing) in self.seen: return self.note(str(self.seen[id(thing)][0]))
-        self.seen[id(thing)] = len(self.seen), thing # the reference keeps its id from being used again
-        if isinstance(thing, CodeType): self.code(thing)
-        elif isinstance(thing, ModuleType): self.module(thing)
-        elif isinstance(thing, FunctionType): self.function(thing)
-        elif isinstance(thing, type): self.type(thing)
-        else: self.parts(thing)
+        if isinstance(thing, _CONSTANTS):
+            return self.note(repr(thing))
+        if id(thing) in self.seen:
+            return self.note(str(self.seen[id(thing)][0]))
+        # the reference keeps its id from being used again
+        self.seen[id(thing)] = len(self.seen), thing
+        if isinstance(thing, CodeType):
+            self.code(thing)
+        elif isinstance(thing, ModuleType):
+            self.module(thing)
+        elif isinstance(thing, FunctionType):
+            self.function(thing)
+        elif isinstance(thing, type):
+            self.type(thing)
+        else:
+            self.parts(thing)
 
     def parts(self, thing) -> None:
         "What something that is neither code nor constant consists of: its class, if that is somebody's own, and its content."
         own = self.followed(type(thing).__module__)
-        if own: self.read(type(thing))
-        plain = own or type(thing) in (tuple, list, set, frozenset, dict, MappingProxyType) # a library's may have more to them
-        if plain and isinstance(thing, (tuple, list)): found = [*thing, *_content(thing)]
-        elif plain and isinstance(thing, (set, frozenset)): found = [*sorted(thing, key=repr), *_content(thing)]
-        elif plain and isinstance(thing, (dict, MappingProxyType)): found = [*(part for item in thing.items() for part in item), *_content(thing)]
-        elif isinstance(thing, (np.ndarray, torch.Tensor)): return self.array(thing)
-        elif isinstance(thing, partial): found = [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, MethodType): found = [thing.__func__, thing.__self__]
-        elif isinstance(thing, property): found = [thing.fget]
-        elif isinstance(thing, cached_property): found = [thing.func]
-        elif isinstance(thing, (staticmethod, classmethod)): found = [thing.__func__]
-        elif isinstance(thing, BuiltinFunctionType): return self.library(thing.__module__, thing.__qualname__)
-        elif own or hasattr(thing, "__wrapped__"): found = [getattr(thing, "__wrapped__", None), *_content(thing)] # functools.cache, or an object
-        else: return self.value(thing)
+        if own:
+            self.read(type(thing))
+        # a library's may have more to them
+        plain = own or type(thing) in (
+            tuple,
+            list,
+            set,
+            frozenset,
+            dict,
+            MappingProxyType,
+        )
+        if plain and isinstance(thing, (tuple, list)):
+            found = [*thing, *_content(thing)]
+        elif plain and isinstance(thing, (set, frozenset)):
+            found = [*sorted(thing, key=repr), *_content(thing)]
+        elif plain and isinstance(thing, (dict, MappingProxyType)):
+            found = [
+                *(part for item in thing.items() for part in item),
+                *_content(thing),
+            ]
+        elif isinstance(thing, (np.ndarray, torch.Tensor)):
+            return self.array(thing)
+        elif isinstance(thing, partial):
+            found = [thing.func, thing.args, thing.keywords]
+        elif isinstance(thing, MethodType):
+            found = [thing.__func__, thing.__self__]
+        elif isinstance(thing, property):
+            found = [thing.fget]
+        elif isinstance(thing, cached_property):
+            found = [thing.func]
+        elif isinstance(thing, (staticmethod, classmethod)):
+            found = [thing.__func__]
+        elif isinstance(thing, BuiltinFunctionType):
+            return self.library(thing.__module__, thing.__qualname__)
+        # functools.cache, or an object
+        elif own or hasattr(thing, "__wrapped__"):
+            found = [getattr(thing, "__wrapped__", None), *_content(thing)]
+        else:
+            return self.value(thing)
         self.note(str(len(found)))
-        for part in found: self.read(part)
+        for part in found:
+            self.read(part)
 
     def array(self, thing) -> None:
         "An array or tensor by type, shape and bytes."
-        values = thing.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() if isinstance(thing, torch.Tensor) else np.asarray(thing)
-        if values.dtype.hasobject: return self.read(values.tolist())
-        self.note(str(thing.dtype), str(tuple(thing.shape)), hashlib.sha256(np.ascontiguousarray(values)).hexdigest())
+        values = (
+            thing.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            if isinstance(thing, torch.Tensor)
+            else np.asarray(thing)
+        )
+        if values.dtype.hasobject:
+            return self.read(values.tolist())
+        self.note(
+            str(thing.dtype),
+            str(tuple(thing.shape)),
+            hashlib.sha256(np.ascontiguousarray(values)).hexdigest(),
+        )
 
     def value(self, thing) -> None:
         "An object of a library: by the version of that, and by its pickle, in which functions, classes, sets and arrays are read here instead."
-        self.library(type(thing).__module__, type(thing).__qualname__, str(getattr(thing, "__name__", "")))
+        self.library(
+            type(thing).__module__,
+            type(thing).__qualname__,
+            str(getattr(thing, "__name__", "")),
+        )
         pickler = _Pickler(self, file := io.BytesIO())
-        try: pickler.dump(thing)
-        except _Unknown: raise
-        except Exception: return # a lock, an open file, weak references: nothing to write down
+        try:
+            pickler.dump(thing)
+        except _Unknown:
+            raise
+        # a lock, an open file, weak references: nothing to write down
+        except Exception:
+            return
         self.note(hashlib.sha256(file.getvalue()).hexdigest())
 
-    def function(self, function:FunctionType) -> None:
+    def function(self, function: FunctionType) -> None:
         "A function by its code, defaults, attributes and closure; one of a library by its name, and by the functions that it was given."
         module = function.__globals__.get("__name__")
         cells = []
         for cell in function.__closure__ or ():
-            try: cells.append(cell.cell_contents)
-            except ValueError: self.note("empty") # a name that isn't bound yet
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:
+                self.note("empty")  # a name that isn't bound yet
         if not self.followed(module):
             self.library(module, function.__qualname__)
             for part in [*cells, *vars(function).values()]:
-                if isinstance(part, (FunctionType, MethodType, partial, type, MappingProxyType)): self.read(part)
+                if isinstance(
+                    part, (FunctionType, MethodType, partial, type, MappingProxyType)
+                ):
+                    self.read(part)
             return
-        for part in (function.__code__, function.__defaults__, function.__kwdefaults__, vars(function), cells): self.read(part)
+        for part in (
+            function.__code__,
+            function.__defaults__,
+            function.__kwdefaults__,
+            vars(function),
+            cells,
+        ):
+            self.read(part)
         self.names(function.__code__, function.__globals__)
 
-    def type(self, kind:type) -> None:
+    def type(self, kind: type) -> None:
         "A class by its bases, its metaclass and its members; one of a library by its name."
-        if not self.followed(kind.__module__): return self.library(kind.__module__, kind.__qualname__)
-        for base in [*kind.__mro__[1:], type(kind)]: self.read(base)
+        if not self.followed(kind.__module__):
+            return self.library(kind.__module__, kind.__qualname__)
+        for base in [*kind.__mro__[1:], type(kind)]:
+            self.read(base)
         for name, member in sorted(vars(kind).items()):
-            if name.startswith("__") and not isinstance(member, FunctionType): continue
+            if name.startswith("__") and not isinstance(member, FunctionType):
+                continue
             self.note(name)
             self.read(member)
 
-    def module(self, module:ModuleType) -> None:
+    def module(self, module: ModuleType) -> None:
         "A library's module by name and version. `_Unknown` for somebody's own: nobody can tell which of its names will be used."
-        if self.followed(module.__name__): raise _Unknown(module.__name__)
+        if self.followed(module.__name__):
+            raise _Unknown(module.__name__)
         self.library(module.__name__)
 
-    def code(self, code:CodeType) -> None:
+    def code(self, code: CodeType) -> None:
         "What code does; where it stands in its file makes no difference."
-        self.note(code.co_code.hex(), code.co_exceptiontable.hex(), str((code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)),
-                  *code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
-        for constant in code.co_consts: self.read(constant)
+        self.note(
+            code.co_code.hex(),
+            code.co_exceptiontable.hex(),
+            str(
+                (
+                    code.co_flags,
+                    code.co_argcount,
+                    code.co_posonlyargcount,
+                    code.co_kwonlyargcount,
+                )
+            ),
+            *code.co_names,
+            *code.co_varnames,
+            *code.co_freevars,
+            *code.co_cellvars,
+        )
+        for constant in code.co_consts:
+            self.read(constant)
 
-    def names(self, code:CodeType, scope:dict) -> None:
+    def names(self, code: CodeType, scope: dict) -> None:
         "What the names in code stand for: in its module, and in modules of somebody's own that it mentions or imports."
         codes = list(_nested(code))
         names = list(dict.fromkeys(name for part in codes for name in part.co_names))
         modules = [m for part in codes for m in self.imported(part, scope)]
         for thing in (scope[name] for name in names if name in scope):
-            if isinstance(thing, ModuleType) and self.followed(thing.__name__): modules.append(thing)
-            else: self.read(thing)
-        for module in modules: # grows where a module holds another that the code mentions
+            if isinstance(thing, ModuleType) and self.followed(thing.__name__):
+                modules.append(thing)
+            else:
+                self.read(thing)
+        # grows where a module holds another that the code mentions
+        for module in modules:
             for part in (_attribute(module, name) for name in names):
-                if not isinstance(part, ModuleType) or not self.followed(part.__name__): self.read(part)
-                elif part not in modules: modules.append(part)
+                if not isinstance(part, ModuleType) or not self.followed(part.__name__):
+                    self.read(part)
+                elif part not in modules:
+                    modules.append(part)
 
-    def imported(self, code:CodeType, scope:dict) -> list[ModuleType]:
+    def imported(self, code: CodeType, scope: dict) -> list[ModuleType]:
         "The modules of somebody's own that code imports when it runs; of a library's the version is noted."
         found, steps = [], list(dis.get_instructions(code))
-        for level, step in zip(steps, steps[2:]): # the level is loaded first, then the names, then the module
-            if step.opname != "IMPORT_NAME": continue
-            name = importlib.util.resolve_name("." * level.argval + step.argval, scope.get("__package__") or "") if level.argval else step.argval
-            if self.followed(name): found += [importlib.import_module(name), *([importlib.import_module(name.partition(".")[0])] if not level.argval else [])]
-            else: self.library(name)
+        # the level is loaded first, then the names, then the module
+        for level, step in zip(steps, steps[2:]):
+            if step.opname != "IMPORT_NAME":
+                continue
+            name = (
+                importlib.util.resolve_name(
+                    "." * level.argval + step.argval, scope.get("__package__") or ""
+                )
+                if level.argval
+                else step.argval
+            )
+            if self.followed(name):
+                found += [
+                    importlib.import_module(name),
+                    *(
+                        [importlib.import_module(name.partition(".")[0])]
+                        if not level.argval
+                        else []
+                    ),
+                ]
+            else:
+                self.library(name)
         return found
 
 # %% ../nbs/10a_source_code.ipynb #519b7a24
 class _Pickler(pickle.Pickler):
     "Writes an object down; functions, classes, sets and arrays in it go to the reader, so that nothing depends on a place in memory."
-    def __init__(self, reader:_Reader, file): self.reader = reader; super().__init__(file, protocol=5)
+
+    def __init__(self, reader: _Reader, file):
+        self.reader = reader
+        super().__init__(file, protocol=5)
 
     def persistent_id(self, thing):
-        if not isinstance(thing, (FunctionType, type, set, frozenset, np.ndarray, torch.Tensor)): return None
+        if not isinstance(
+            thing, (FunctionType, type, set, frozenset, np.ndarray, torch.Tensor)
+        ):
+            return None
         self.reader.read(thing)
         return "read"
 
 # %% ../nbs/10a_source_code.ipynb #f6ab3460
-def _nested(code:CodeType) -> Iterator[CodeType]:
+def _nested(code: CodeType) -> Iterator[CodeType]:
     "Code and the code of all functions within it."
     yield code
     for constant in code.co_consts:
-        if isinstance(constant, CodeType): yield from _nested(constant)
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
 
 # %% ../nbs/10a_source_code.ipynb #b43912ff
 def _content(thing) -> list:
     "The values of an object: fields, attributes, slots."
-    if is_dataclass(thing): return [getattr(thing, f.name, None) for f in fields(thing)] + [getattr(thing, "__dict__", None)]
+    if is_dataclass(thing):
+        return [getattr(thing, f.name, None) for f in fields(thing)] + [
+            getattr(thing, "__dict__", None)
+        ]
     slots = [getattr(kind, "__slots__", ()) for kind in type(thing).__mro__]
-    names = [name for some in slots for name in ((some,) if isinstance(some, str) else some) if name not in ("__dict__", "__weakref__")]
-    return [getattr(thing, "__dict__", None), *(getattr(thing, name, None) for name in names)]
+    names = [
+        name
+        for some in slots
+        for name in ((some,) if isinstance(some, str) else some)
+        if name not in ("__dict__", "__weakref__")
+    ]
+    return [
+        getattr(thing, "__dict__", None),
+        *(getattr(thing, name, None) for name in names),
+    ]
 
 # %% ../nbs/10a_source_code.ipynb #bd26e81b
-def _attribute(module:ModuleType, name:str):
+def _attribute(module: ModuleType, name: str):
     "What a module holds under a name; a module of a package is imported. None where there is nothing."
-    if not hasattr(module, name) and hasattr(module, "__path__") and importlib.util.find_spec(f"{module.__name__}.{name}"): importlib.import_module(f"{module.__name__}.{name}")
+    if (
+        not hasattr(module, name)
+        and hasattr(module, "__path__")
+        and importlib.util.find_spec(f"{module.__name__}.{name}")
+    ):
+        importlib.import_module(f"{module.__name__}.{name}")
     return getattr(module, name, None)
 
 # %% ../nbs/10a_source_code.ipynb #e2306582
 def code_fingerprint(
-    *things, # functions, classes, objects, constants
-) -> str: # hexadecimal; empty where something can't be followed
+    *things,  # functions, classes, objects, constants
+) -> str:  # hexadecimal; empty where something can't be followed
     """A hash of the source code of functions and of all that they reach by name, with the versions of Python and of libraries.
 
     Empty where the code leads into a notebook's cell or can't be read for another reason; nothing is raised.
     """
-    functions = [thing.func if isinstance(thing, partial) else thing for thing in things]
-    reader = _Reader({(getattr(f, "__module__", None) or "").partition(".")[0] for f in functions if callable(f)} - {"", "__main__", "builtins"})
+    functions = [
+        thing.func if isinstance(thing, partial) else thing for thing in things
+    ]
+    reader = _Reader(
+        {
+            (getattr(f, "__module__", None) or "").partition(".")[0]
+            for f in functions
+            if callable(f)
+        }
+        - {"", "__main__", "builtins"}
+    )
     try:
-        for thing in things: reader.read(thing)
-    except Exception: return ""
+        for thing in things:
+            reader.read(thing)
+    except Exception:
+        return ""
     reader.note(sys.version)
     return reader.hash.hexdigest()

@@ -11,7 +11,13 @@ import copy
 import torch
 from torch import nn
 
-from .collapse import nc1, nc2_equiangularity, nc2_equinorm, nc3_self_duality, nc4_nearest_mean
+from topotransfer.collapse import (
+    nc1,
+    nc2_equiangularity,
+    nc2_equinorm,
+    nc3_self_duality,
+    nc4_nearest_mean,
+)
 from .embeddings import EmbeddingKey, Embeddings, digest
 from .finetuning import Recipe, finetune_network
 from .ratio import pieces_of_tree, ratio_of_bars
@@ -21,34 +27,53 @@ from .zoo import Backbone
 
 # %% ../nbs/23a_watching.ipynb #761b6e97
 def embed(
-    network:nn.Module, # ends in a linear layer
-    images:torch.Tensor, # `(n, ...)` as the network takes them
-    labels:torch.Tensor, # `(n,)`
-    model:str, # its name
-    dataset:str, # the name of the images
+    network: nn.Module,  # ends in a linear layer
+    images: torch.Tensor,  # `(n, ...)` as the network takes them
+    labels: torch.Tensor,  # `(n,)`
+    model: str,  # its name
+    dataset: str,  # the name of the images
 ) -> Embeddings:
     "Embeddings of images that are tensors already; the network is in evaluation mode afterwards. Raises what `Backbone` raises."
     backbone = Backbone(model, network, None)
-    with torch.inference_mode(): parts = [tuple(t.clone() for t in backbone(part)) for part in images.split(500)]
+    with torch.inference_mode():
+        parts = [tuple(t.clone() for t in backbone(part)) for part in images.split(500)]
     features, logits = (torch.cat(part).numpy() for part in zip(*parts))
-    key = EmbeddingKey(model, dataset, "train", "grey_28", backbone.fingerprint, digest(images.numpy(), labels.numpy()))
+    key = EmbeddingKey(
+        model,
+        dataset,
+        "train",
+        "grey_28",
+        backbone.fingerprint,
+        digest(images.numpy(), labels.numpy()),
+    )
     return Embeddings(features, labels.numpy(), key, logits, backbone.num_params)
 
-def accuracy(network:nn.Module, images:torch.Tensor, labels:torch.Tensor) -> float: # in percent
+
+def accuracy(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> float:  # in percent
     "Share of images, `(n, ...)`, that a network gives its right label, `(n,)`; it is in evaluation mode afterwards."
     network.eval()
-    with torch.inference_mode(): outputs = torch.cat([network(part) for part in images.split(500)])
+    with torch.inference_mode():
+        outputs = torch.cat([network(part) for part in images.split(500)])
     return 100 * int((outputs.argmax(1) == labels).sum()) / len(labels)
 
 # %% ../nbs/23a_watching.ipynb #46450bd0
-SHORT = Recipe(learning_rates=(.05,), epochs=6)
+SHORT = Recipe(learning_rates=(0.05,), epochs=6)
+
 
 def look(
-    network:nn.Sequential, # its last layer is linear; it stays as it is
-    train:tuple[torch.Tensor, torch.Tensor], # images of the source and the labels that the network is given for them
-    held_out:tuple[torch.Tensor, torch.Tensor], # other images of the source, and their labels
-    targets:dict[str, tuple]={}, # name: training and test images, each with labels, as `finetune_network` takes them
-) -> dict[str, float]: # by name; accuracies in percent
+    network: nn.Sequential,  # its last layer is linear; it stays as it is
+    train: tuple[
+        torch.Tensor, torch.Tensor
+    ],  # images of the source and the labels that the network is given for them
+    held_out: tuple[
+        torch.Tensor, torch.Tensor
+    ],  # other images of the source, and their labels
+    targets: dict[
+        str, tuple
+    ] = {},  # name: training and test images, each with labels, as `finetune_network` takes them
+) -> dict[str, float]:  # by name; accuracies in percent
     """Collapse, persistence ratio, accuracies and transfer of a network at one moment.
 
     `nc1` to `nc4_nearest_mean`, `separation`, `tightness`, `pr`, `pr_whole`, `pr_labelled` and `pr_pieces` are those of the
@@ -56,13 +81,29 @@ def look(
     after fine-tuning on each target by the recipe `SHORT`. Raises what the measures and `finetune_network` raise.
     """
     network = copy.deepcopy(network)
-    transfer = {name: finetune_network(network, *parts, SHORT).accuracy for name, parts in targets.items()}
-    accuracies = dict(training_accuracy=accuracy(network, *train), held_out_accuracy=accuracy(network, *held_out))
+    transfer = {
+        name: finetune_network(network, *parts, SHORT).accuracy
+        for name, parts in targets.items()
+    }
+    accuracies = dict(
+        training_accuracy=accuracy(network, *train),
+        held_out_accuracy=accuracy(network, *held_out),
+    )
     e = embed(network, *train, "watched", "source")
     x, y, tree, k = e.features, e.labels, spanning_tree(e), e.n_classes
     bars = ratio_of_bars(tree.lengths, k)
     return dict(
-        nc1=nc1(x, y), nc2_equinorm=nc2_equinorm(x, y), nc2_equiangularity=nc2_equiangularity(x, y),
-        nc3_self_duality=nc3_self_duality(x, y, network[-1].weight.detach().numpy()), nc4_nearest_mean=nc4_nearest_mean(x, y, e.logits.argmax(axis=1)),
-        separation=bars.separation, tightness=bars.tightness, pr=-bars.ratio, pr_whole=-value_or_nan(ratio_of_whole_pieces, tree, k),
-        pr_labelled=-value_or_nan(ratio_labelled, x, y), pr_pieces=pieces_of_tree(tree, y).adjusted_rand, **accuracies, **transfer)
+        nc1=nc1(x, y),
+        nc2_equinorm=nc2_equinorm(x, y),
+        nc2_equiangularity=nc2_equiangularity(x, y),
+        nc3_self_duality=nc3_self_duality(x, y, network[-1].weight.detach().numpy()),
+        nc4_nearest_mean=nc4_nearest_mean(x, y, e.logits.argmax(axis=1)),
+        separation=bars.separation,
+        tightness=bars.tightness,
+        pr=-bars.ratio,
+        pr_whole=-value_or_nan(ratio_of_whole_pieces, tree, k),
+        pr_labelled=-value_or_nan(ratio_labelled, x, y),
+        pr_pieces=pieces_of_tree(tree, y).adjusted_rand,
+        **accuracies,
+        **transfer,
+    )

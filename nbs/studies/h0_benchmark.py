@@ -3,24 +3,49 @@
 Each measurement runs in a process of its own and adds one row to `h0_benchmark.csv` beside this file; what stands there
 already is skipped, so a run that was cut off goes on. The peers come with `pip install ".[benchmark]"`.
 """
-import argparse, csv, fcntl, json, os, platform, subprocess, sys, threading, time
+
+import argparse
+import csv
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 RESULTS = Path(__file__).with_name("h0_benchmark.csv")
-COLUMNS = ["cloud", "n", "d", "method", "seconds", "gram_seconds", "peak_bytes", "max_relative_error", "repeats", "cores", "cpu", "versions"]
+COLUMNS = [
+    "cloud",
+    "n",
+    "d",
+    "method",
+    "seconds",
+    "gram_seconds",
+    "peak_bytes",
+    "max_relative_error",
+    "repeats",
+    "cores",
+    "cpu",
+    "versions",
+]
 
 
 # ---- the clouds -----------------------------------------------------------------------------------------------------
 def cloud(name, n, d, seed=0):
     "Float32 points: 100 classes at one spread or another, or none; or embeddings of real images."
     rng = np.random.default_rng(seed)
-    if name.startswith("real "): return real_embeddings(name.removeprefix("real "), n)
+    if name.startswith("real "):
+        return real_embeddings(name.removeprefix("real "), n)
     x = rng.standard_normal((n, d), dtype=np.float32)
-    if name == "unclustered": return x
-    spread = {"clustered": .3, "collapsed": 1e-6, "far": .3}[name]
+    if name == "unclustered":
+        return x
+    spread = {"clustered": 0.3, "collapsed": 1e-6, "far": 0.3}[name]
     x *= np.float32(spread)
     x += rng.standard_normal((100, d), dtype=np.float32)[rng.integers(0, 100, n)]
     return x + np.float32(1e4) if name == "far" else x
@@ -29,53 +54,93 @@ def cloud(name, n, d, seed=0):
 def real_embeddings(model, n):
     "Features of a bundled backbone on animal silhouettes at 32 px, about their own size; computed once and kept in the store."
     from dataclasses import replace
+
     from torchvision import transforms
+
     from topotransfer.datasets import animals
     from topotransfer.extraction import extract
     from topotransfer.zoo import bundled_zoo
-    small = transforms.Compose([transforms.Resize(32), transforms.ToTensor(), transforms.Normalize([.5] * 3, [.5] * 3)])
-    zoo = [replace(spec, transform=lambda network, t=small: t) for spec in bundled_zoo() if spec.name == model]
-    return extract(zoo, animals().subset(n // 10), batch_size=64).embeddings[model].features
+
+    small = transforms.Compose(
+        [
+            transforms.Resize(32),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+    zoo = [
+        replace(spec, transform=lambda network, t=small: t)
+        for spec in bundled_zoo()
+        if spec.name == model
+    ]
+    return (
+        extract(zoo, animals().subset(n // 10), batch_size=64)
+        .embeddings[model]
+        .features
+    )
 
 
 # ---- the methods ----------------------------------------------------------------------------------------------------
 def ours(x):
     from topotransfer.persistence import h0_persistence
+
     return h0_persistence(x, progress=False)
+
 
 def ripser(x):
     from ripser import ripser
+
     return ripser(x, maxdim=0)["dgms"][0][:, 1]
+
 
 def giotto_ph(x):
     from gph import ripser_parallel
+
     return ripser_parallel(x, maxdim=0, n_threads=os.cpu_count())["dgms"][0][:, 1]
+
 
 def scipy(x):
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import pdist
+
     return linkage(pdist(x.astype(np.float64)), "single")[:, 2]
+
 
 def gudhi(x):
     import gudhi
+
     tree = gudhi.RipsComplex(points=x).create_simplex_tree(max_dimension=1)
     tree.compute_persistence()
     return tree.persistence_intervals_in_dimension(0)[:, 1]
 
+
 def quitefastmst(x):
     import quitefastmst
+
     return quitefastmst.mst_euclid(x.astype(np.float64))[0]
+
 
 def gram(x):
     "The yardstick: one full float32 product X X^T; by row tiles into one buffer where the whole would not fit in 2 GiB."
     import torch
+
     t = torch.from_numpy(x)
-    if 4 * len(x) ** 2 <= 2 ** 31: return float((t @ t.T)[0, 0])
+    if 4 * len(x) ** 2 <= 2**31:
+        return float((t @ t.T)[0, 0])
     buffer = torch.empty(1024, len(x))
-    for rows in t.split(1024): torch.mm(rows, t.T, out=buffer[:len(rows)])
+    for rows in t.split(1024):
+        torch.mm(rows, t.T, out=buffer[: len(rows)])
     return float(buffer[0, 0])
 
-METHODS = dict(topotransfer=ours, ripser=ripser, giotto_ph=giotto_ph, scipy=scipy, gudhi=gudhi, quitefastmst=quitefastmst)
+
+METHODS = dict(
+    topotransfer=ours,
+    ripser=ripser,
+    giotto_ph=giotto_ph,
+    scipy=scipy,
+    gudhi=gudhi,
+    quitefastmst=quitefastmst,
+)
 
 
 # ---- what is measured -----------------------------------------------------------------------------------------------
@@ -83,23 +148,37 @@ def workloads():
     "(cloud, n, d, methods), the table first, then growth in n and in d."
     peers = list(METHODS)
     yield "clustered", 5_000, 2_048, peers
-    for name in ("collapsed", "unclustered", "far"): yield name, 5_000, 2_048, peers[:4]
+    for name in ("collapsed", "unclustered", "far"):
+        yield name, 5_000, 2_048, peers[:4]
     yield "unclustered", 1_000, 64, ["topotransfer", "ripser", "giotto_ph", "scipy"]
     for name in ("clustered", "collapsed", "unclustered"):
         yield name, 10_000, 2_048, ["topotransfer", "giotto_ph", "scipy"]
         yield name, 20_000, 512, ["topotransfer", "scipy"]
-    for name in ("clustered", "collapsed", "unclustered"): yield name, 50_000, 2_048, ["topotransfer"]
-    for model in ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2"):
+    for name in ("clustered", "collapsed", "unclustered"):
+        yield name, 50_000, 2_048, ["topotransfer"]
+    for model in (
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+        "mobilenet_v2",
+    ):
         yield f"real {model}", 10_000, 1_280, ["topotransfer", "giotto_ph", "scipy"]
-    for n in (500, 1_000, 2_000, 4_000, 8_000, 16_000): yield "clustered", n, 256, ["topotransfer", "scipy"] + ["ripser", "giotto_ph"] * (n <= 8_000)
-    for d in (16, 64, 256, 1_024, 4_096): yield "clustered", 4_000, d, ["topotransfer", "scipy", "ripser", "giotto_ph"]
+    for n in (500, 1_000, 2_000, 4_000, 8_000, 16_000):
+        yield (
+            "clustered",
+            n,
+            256,
+            ["topotransfer", "scipy"] + ["ripser", "giotto_ph"] * (n <= 8_000),
+        )
+    for d in (16, 64, 256, 1_024, 4_096):
+        yield "clustered", 4_000, d, ["topotransfer", "scipy", "ripser", "giotto_ph"]
 
 
 def measure(name, n, d, method, reference_file):
     "One row: the fastest of the repeats; the Gram product alternates with them, so that both saw the same machine."
     x = np.ascontiguousarray(cloud(name, n, d))
     function, seconds, grams = METHODS[method], [], []
-    function(x[:300].copy()), gram(x[:300]) # imports and first-call costs
+    function(x[:300].copy()), gram(x[:300])  # imports and first-call costs
     before = peak_above = None
     while not seconds or (sum(seconds) < 8 and len(seconds) < 7):
         grams.append(timed(gram, x)[0])
@@ -107,42 +186,76 @@ def measure(name, n, d, method, reference_file):
         took, bars = timed(function, x)
         peak_above = max(peak_above or 0, peak() - before)
         seconds.append(took)
-    if sum(grams) < 10: grams.append(timed(gram, x)[0])
+    if sum(grams) < 10:
+        grams.append(timed(gram, x)[0])
     bars = np.sort(np.asarray(bars, dtype=np.float64)[np.isfinite(bars)])[::-1]
-    bars = np.concatenate([bars, np.zeros(n - 1 - len(bars))]) # some libraries leave bars of length 0 out
+    # some libraries leave bars of length 0 out
+    bars = np.concatenate([bars, np.zeros(n - 1 - len(bars))])
     error = ""
-    if method == "scipy" and reference_file: np.save(reference_file, bars)
+    if method == "scipy" and reference_file:
+        np.save(reference_file, bars)
     elif reference_file and Path(reference_file).exists():
         error = relative_error(bars, np.load(reference_file))
-    return dict(cloud=name, n=n, d=x.shape[1], method=method, seconds=min(seconds), gram_seconds=min(grams), peak_bytes=peak_above,
-                max_relative_error=error, repeats=len(seconds), cores=os.cpu_count(), cpu=cpu_name(), versions=versions(method))
+    return dict(
+        cloud=name,
+        n=n,
+        d=x.shape[1],
+        method=method,
+        seconds=min(seconds),
+        gram_seconds=min(grams),
+        peak_bytes=peak_above,
+        max_relative_error=error,
+        repeats=len(seconds),
+        cores=os.cpu_count(),
+        cpu=cpu_name(),
+        versions=versions(method),
+    )
 
 
 def relative_error(bars, true):
     "The largest over the bars; infinite where a bar of length 0 came out longer."
-    with np.errstate(divide="ignore", invalid="ignore"): return float(np.nan_to_num(np.abs(bars - true) / true, nan=0, posinf=np.inf).max())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(
+            np.nan_to_num(np.abs(bars - true) / true, nan=0, posinf=np.inf).max()
+        )
+
 
 def timed(function, x):
     start = time.perf_counter()
     result = function(x)
     return time.perf_counter() - start, result
 
+
 def reset_peak():
     "Bytes resident now; the kernel's high-water mark starts again from here."
     Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
+
 def peak():
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return 1024 * int(line.split()[1])
 
+
 def cpu_name():
-    found = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    found = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return found[0] if found else platform.processor()
+
 
 def versions(method):
     from importlib.metadata import version
-    names = {"topotransfer": ["topotransfer"], "giotto_ph": ["giotto-ph"]}.get(method, [method])
+
+    names = {"topotransfer": ["topotransfer"], "giotto_ph": ["giotto-ph"]}.get(
+        method, [method]
+    )
     return " ".join(f"{n}=={version(n)}" for n in names + ["numpy", "torch"])
 
 
@@ -150,45 +263,84 @@ def versions(method):
 @contextmanager
 def alone(lock):
     "Hold a lock file meanwhile, for machines on which other work knows of it."
-    if not lock: return (yield)
+    if not lock:
+        return (yield)
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def done():
-    if not RESULTS.exists(): return set()
-    with RESULTS.open() as file: return {(r["cloud"], int(r["n"]), int(r["d"]), r["method"]) for r in csv.DictReader(file)}
+    if not RESULTS.exists():
+        return set()
+    with RESULTS.open() as file:
+        return {
+            (r["cloud"], int(r["n"]), int(r["d"]), r["method"])
+            for r in csv.DictReader(file)
+        }
 
 
 def write(row):
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new: writer.writeheader()
+        if new:
+            writer.writeheader()
         writer.writerow(row)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="measure workloads whose 'cloud n d method' contains this text")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="measure workloads whose 'cloud n d method' contains this text",
+    )
     parser.add_argument("--lock", help="a lock file to hold during each measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one: return print(json.dumps(measure(*json.loads(options.one))))
+    if options.one:
+        return print(json.dumps(measure(*json.loads(options.one))))
     folder = Path(os.environ.get("TMPDIR", "/tmp"))
     for name, n, d, methods in workloads():
-        reference = str(folder / f"h0_{name}_{n}_{d}.npy".replace(" ", "_")) if "scipy" in methods else ""
+        reference = (
+            str(folder / f"h0_{name}_{n}_{d}.npy".replace(" ", "_"))
+            if "scipy" in methods
+            else ""
+        )
         for method in sorted(methods, key=lambda m: m != "scipy"):
-            if (name, n, d, method) in done() or options.only not in f"{name} {n} {d} {method}": continue
+            if (
+                name,
+                n,
+                d,
+                method,
+            ) in done() or options.only not in f"{name} {n} {d} {method}":
+                continue
             with alone(options.lock):
-                out = subprocess.run([sys.executable, __file__, "--one", json.dumps([name, n, d, method, reference])], capture_output=True, text=True)
-            if out.returncode: print(f"{name} {n} {d} {method}: {out.stderr.strip().splitlines()[-1:]}", flush=True)
+                out = subprocess.run(
+                    [
+                        sys.executable,
+                        __file__,
+                        "--one",
+                        json.dumps([name, n, d, method, reference]),
+                    ],
+                    capture_output=True,
+                    text=True,
+                )
+            if out.returncode:
+                print(
+                    f"{name} {n} {d} {method}: {out.stderr.strip().splitlines()[-1:]}",
+                    flush=True,
+                )
             else:
                 row = json.loads(out.stdout.splitlines()[-1])
                 write(row)
-                print(f"{name} {n} x {d} {method}: {row['seconds']:.3g} s, {row['seconds'] / row['gram_seconds']:.2f} Gram products, "
-                      f"{row['peak_bytes'] / 2**20:.0f} MiB, error {row['max_relative_error']}", flush=True)
+                print(
+                    f"{name} {n} x {d} {method}: {row['seconds']:.3g} s, {row['seconds'] / row['gram_seconds']:.2f} Gram products, "
+                    f"{row['peak_bytes'] / 2**20:.0f} MiB, error {row['max_relative_error']}",
+                    flush=True,
+                )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -77,13 +77,21 @@ class ImageSet:
             rng.permutation(np.flatnonzero(self.labels == c))[:n_per_class]
             for c in np.unique(self.labels)
         ]
-        chosen = np.sort(np.concatenate(drawn))
+        words = f"{n_per_class} per class, seed {seed}"
+        return self.take(np.sort(np.concatenate(drawn)), words)
+
+    def take(
+        self,
+        rows,  # positions of the images to keep, in the order wanted
+        words: str,  # which ones, for the record
+    ) -> "ImageSet":
+        "Some of the images; the new set says so in its split and its fingerprint."
         return replace(
             self,
-            split=f"{self.split}, {n_per_class} per class, seed {seed}",
-            labels=self.labels[chosen],
-            items=[self.items[i] for i in chosen],
-            fingerprint=digest(self.fingerprint, chosen),
+            split=f"{self.split}, {words}",
+            labels=self.labels[rows],
+            items=[self.items[i] for i in rows],
+            fingerprint=digest(self.fingerprint, rows),
         )
 
 # %% ../nbs/11_datasets.ipynb #a3c94fd1

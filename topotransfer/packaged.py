@@ -10,7 +10,6 @@ __all__ = ['FASHION', 'GLYPHS', 'TEST_FAMILIES', 'TRAINING_STRETCHES', 'without_
 import gzip
 import importlib
 import os
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -63,14 +62,7 @@ def without_twins(
             or np.sqrt(((small[:i][kept[:i]] - image) ** 2).mean(axis=1)).min()
             > tolerance
         )
-    chosen = np.flatnonzero(kept)
-    return replace(
-        dataset,
-        split=f"{dataset.split}, no twins",
-        labels=dataset.labels[chosen],
-        items=[dataset.items[i] for i in chosen],
-        fingerprint=digest(dataset.fingerprint, chosen),
-    )
+    return dataset.take(np.flatnonzero(kept), "no twins")
 
 # %% ../nbs/11a_packaged.ipynb #bf61fa14
 FASHION = (

@@ -18,7 +18,9 @@ setup(
     license="Apache-2.0",
     url=cfg["git_url"],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["data/*.csv", "data/*.png", "data/*.safetensors"]},
+    package_data={
+        cfg["lib_path"]: ["py.typed", "data/*.csv", "data/*.png", "data/*.safetensors"]
+    },
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={

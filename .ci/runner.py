@@ -44,20 +44,25 @@ PRELOADED = [
     "torchvision",
     "tqdm.auto",
 ]
-# One thread for each page, since there is a page for each core. Freed memory is kept: to map it anew is slow on busy hosts (glibc only).
-ENVIRONMENT = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-) | dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30))
+# One thread for each page, since there is a page for each core. Freed memory is kept
+# (glibc only): to map it anew is slow on busy hosts.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 class Outcome(NamedTuple):
-    "What became of a page: seconds by the clock and of processors (children included), how many cells hold tests, an error or ''."
+    "What became of a page."
 
     path: object
-    wall: float
-    cpu: float
-    tests: int
-    error: str
+    wall: float  # seconds by the clock
+    cpu: float  # seconds of processors, children included
+    tests: int  # cells that hold tests
+    error: str  # or ''
 
 
 def quantise(png):
@@ -201,7 +206,10 @@ class Page:
 
 
 def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
-    "Run notebooks, as many at a time as there are cores; yields `(outcome, fork server's processor seconds)` as they end."
+    """Run notebooks, as many at a time as there are cores.
+
+    Yields `(outcome, fork server's processor seconds)` as they end.
+    """
     os.environ.update(ENVIRONMENT)
     context = multiprocessing.get_context("forkserver")
     waiting = list(paths)
@@ -209,7 +217,8 @@ def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
     context.set_forkserver_preload(PRELOADED)
     # the server has loaded everything once this has ended: no page waits for it
     ready = context.Process(target=int)
-    ready.start(), ready.join()
+    ready.start()
+    ready.join()
     try:
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):

@@ -4,7 +4,7 @@
 # make test-slow   run the pages whose cells are marked slow, those cells included
 # make lab    open the book in JupyterLab
 # make docs   render the book as a site into _docs/
-# make sync   after editing notebooks: export the package, clean the notebooks, write README.md
+# make sync   after editing notebooks: format them, export the package, clean the notebooks, write README.md
 # make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB); SLOW=1: slow cells, too
 # make zoo    train, fine-tune and score the zoo of small networks again; goes on where it stopped (two hours or more)
 

@@ -6,19 +6,63 @@
 __all__ = ['logme', 'transrate']
 
 # %% ../nbs/20f_evidence_scores.ipynb #dfa23b3b
+from typing import NamedTuple
+
 import numpy as np
 from scipy.linalg import svdvals
 from scipy.optimize import minimize_scalar
 
 from .embeddings import Embeddings
-from .scores import class_moments, register_score
+from .moments import class_moments
+from .scores import register_score
 
 # %% ../nbs/20f_evidence_scores.ipynb #12d258c4
+class _Evidence(NamedTuple):
+    "The log evidence of one class as a function of lambda = a/b, the noise variance at its optimum."
+
+    spectrum: np.ndarray  # `(r,)` squared singular values of X, positive
+    explained: (
+        np.ndarray
+    )  # `(r,)` squared coordinates of y in the left singular vectors
+    rest: float  # squared length of what of y lies outside of them
+    total: float  # squared length of y
+    n: int
+
+    def at(
+        self,
+        log_ratio: np.ndarray,  # logarithms of lambda
+    ) -> np.ndarray:
+        "The log evidence; the noise is at least what double precision resolves."
+        shrunk = np.exp(log_ratio)[..., None]
+        noise = (self.explained * shrunk / (self.spectrum + shrunk)).sum(-1) + self.rest
+        noise = np.maximum(noise, self.total * np.finfo(np.float64).eps)
+        fit = -self.n / 2 * np.log(2 * np.pi * noise / self.n) - self.n / 2
+        return fit - np.log1p(self.spectrum / shrunk).sum(-1) / 2
+
+# %% ../nbs/20f_evidence_scores.ipynb #17b34636
+def _max_evidence(evidence: _Evidence) -> float:
+    "The maximum over lambda: a grid finds the right hill, a bounded search its top."
+    spectrum = evidence.spectrum
+    ends = np.log([spectrum.min(initial=1.0), spectrum.max(initial=1e-300)]) + [-40, 40]
+    grid, step = np.linspace(*ends, int(2 * np.ptp(ends)) + 2, retstep=True)
+    best = grid[evidence.at(grid).argmax()]
+    found = minimize_scalar(
+        lambda v: -evidence.at(np.float64(v)),
+        bounds=(best - step, best + step),
+        method="bounded",
+        options=dict(xatol=1e-9),
+    )
+    return max(-found.fun, float(evidence.at(np.float64(best))))
+
+# %% ../nbs/20f_evidence_scores.ipynb #e1fa92f3
 @register_score(
-    source="You et al. 2021, arXiv 2102.11005, equation 2", cost="n d min(n, d)"
+    reference="You et al. 2021, arXiv 2102.11005, equation 2", cost="n d min(n, d)"
 )
 def logme(embeddings: Embeddings) -> float:
-    "Logarithm of Maximum Evidence: mean over classes of the log evidence per image of a Bayesian linear model, in nats."
+    """Logarithm of Maximum Evidence, in nats.
+
+    The mean over classes of the log evidence per image of a Bayesian linear model.
+    """
     m = class_moments(embeddings)
     # has the products of the features, class by class
     x = np.vstack([np.sqrt(m.counts)[:, None] * (m.centre + m.means), m.within])
@@ -29,70 +73,35 @@ def logme(embeddings: Embeddings) -> float:
     kept = s > s[0] * max(m.n, x.shape[1]) * np.finfo(np.float64).eps
     coordinates = u[:, kept].T @ targets
     rest = ((targets - u[:, kept] @ coordinates) ** 2).sum(axis=0)
-    return float(
-        np.mean(
-            [
-                _max_evidence(s[kept] ** 2, c**2, r, t, m.n)
-                for c, r, t in zip(coordinates.T, rest, m.counts)
-            ]
-        )
-        / m.n
-    )
-
-
-def _max_evidence(
-    spectrum: np.ndarray,  # `(r,)` squared singular values of X, positive
-    explained: np.ndarray,  # `(r,)` squared coordinates of y in the left singular vectors
-    rest: float,  # squared length of what of y lies outside of them
-    total: float,  # squared length of y
-    n: int,
-) -> float:
-    "The maximum over lambda = a/b of the log evidence, the noise variance at its optimum; both within double precision."
-
-    def evidence(log_ratio):
-        shrunk = np.exp(log_ratio)[..., None]
-        noise = np.maximum(
-            (explained * shrunk / (spectrum + shrunk)).sum(-1) + rest,
-            total * np.finfo(np.float64).eps,
-        )
-        return (
-            -n / 2 * np.log(2 * np.pi * noise / n)
-            - n / 2
-            - np.log1p(spectrum / shrunk).sum(-1) / 2
-        )
-
-    ends = np.log([spectrum.min(initial=1.0), spectrum.max(initial=1e-300)]) + [-40, 40]
-    grid, step = np.linspace(*ends, int(2 * np.ptp(ends)) + 2, retstep=True)
-    best = grid[evidence(grid).argmax()]
-    found = minimize_scalar(
-        lambda v: -evidence(np.float64(v)),
-        bounds=(best - step, best + step),
-        method="bounded",
-        options=dict(xatol=1e-9),
-    )
-    return max(-found.fun, float(evidence(np.float64(best))))
+    evidences = [
+        _Evidence(s[kept] ** 2, c**2, r, t, m.n)
+        for c, r, t in zip(coordinates.T, rest, m.counts)
+    ]
+    return float(np.mean([_max_evidence(e) for e in evidences]) / m.n)
 
 # %% ../nbs/20f_evidence_scores.ipynb #3666e58a
 @register_score(
-    source="Huang et al. 2022, ICML, Frustratingly easy transferability estimation, equation 6; features scaled to total variance 1",
+    reference="Huang et al. 2022, ICML, Frustratingly easy transferability estimation, equation 6; "
+    "features scaled to total variance 1",
     cost="n d min(n, d)",
 )
 def transrate(
     embeddings: Embeddings,
     epsilon: float = 1e-4,  # admitted error, as a share of the total variance
-    uniform: bool = False,  # every class counts the same, as in published code; by default every image does
+    uniform: bool = False,  # every class counts the same, as published; else every image
 ) -> float:
-    "Coding rate of the features minus that of the features within classes, in nats. `ValueError` for a class of one image."
+    """Coding rate of the features minus that of the features within classes, in nats.
+
+    Raises `ValueError` for a class of one image.
+    """
     m = class_moments(embeddings)
     m.check_pairs("transrate")
-    scale, rates = np.sqrt(epsilon * (m.total[0] ** 2).sum()), []
+    scale = np.sqrt(epsilon * (m.total[0] ** 2).sum())
+    rates = []
     for c, count in enumerate(m.counts):
         points = embeddings.features[m.codes == c] / np.float64(m.unit) - m.centre
-        rates.append(
-            np.log1p(
-                (svdvals(points / scale, check_finite=False) / np.sqrt(count)) ** 2
-            ).sum()
-            / 2
-        )
+        values = svdvals(points / scale, check_finite=False) / np.sqrt(count)
+        rates.append(np.log1p(values**2).sum() / 2)
     weights = np.full(len(rates), 1 / len(rates)) if uniform else m.counts / m.n
-    return float(np.log1p((m.total[0] / scale) ** 2).sum() / 2 - weights @ rates)
+    whole = np.log1p((m.total[0] / scale) ** 2).sum() / 2
+    return float(whole - weights @ rates)

@@ -10,27 +10,27 @@ from .embeddings import Embeddings
 from .scores import register_score
 
 # %% ../nbs/20i_model_card.ipynb #e9e40fc9
-@register_score(needs="", kind="baseline", source="the model", cost="1")
-def num_params(embeddings: Embeddings) -> float:
-    "How many parameters the model has, its head included."
-    return _fact(embeddings, "num_params")
-
-
-@register_score(needs="", kind="baseline", source="the model's makers", cost="1")
-def imagenet_top1(embeddings: Embeddings) -> float:
-    "Published ImageNet accuracy of these weights, in percent."
-    return _fact(embeddings, "imagenet_top1")
-
-
-@register_score(needs="", kind="baseline", source="the model", cost="1")
-def feature_dim(embeddings: Embeddings) -> float:
-    "Width of the penultimate layer."
-    return float(embeddings.features.shape[1])
-
-
 def _fact(embeddings: Embeddings, name: str) -> float:
     "A fact of the model; `ValueError` if it isn't known."
     value = getattr(embeddings, name)
     if value is None:
         raise ValueError(f"{name} of {embeddings.key.model} is not known")
     return float(value)
+
+# %% ../nbs/20i_model_card.ipynb #7e1750c5
+@register_score(needs="", kind="baseline", reference="the model", cost="1")
+def num_params(embeddings: Embeddings) -> float:
+    "How many parameters the model has, its head included."
+    return _fact(embeddings, "num_params")
+
+# %% ../nbs/20i_model_card.ipynb #43571110
+@register_score(needs="", kind="baseline", reference="the model's makers", cost="1")
+def imagenet_top1(embeddings: Embeddings) -> float:
+    "Published ImageNet accuracy of these weights, in percent."
+    return _fact(embeddings, "imagenet_top1")
+
+# %% ../nbs/20i_model_card.ipynb #1ba198f6
+@register_score(needs="", kind="baseline", reference="the model", cost="1")
+def feature_dim(embeddings: Embeddings) -> float:
+    "Width of the penultimate layer."
+    return float(embeddings.features.shape[1])

@@ -12,13 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from .embeddings import Embeddings, Store, digest, load_entry, save_entry
-from topotransfer.scores import (
-    SCORES,
-    Score,
-    compute_score,
-    compute_scores,
-    forget_if_changed,
-)
+from .moments import forget_if_changed
+from .scores import Score, compute_score, compute_scores, registered
 from .source_code import code_fingerprint
 
 # %% ../nbs/20j_score_cache.ipynb #afe9c6d6
@@ -29,7 +24,10 @@ _APPLIED = compute_score.__code__, compute_scores.__code__
 def score_fingerprint(
     score: Score,  # as the registry holds it
 ) -> str:  # hexadecimal; empty where the code can't be followed
-    "A hash of what computes a score: its code and all that it reaches (`code_fingerprint`), what it needs, the libraries. Empty for a score of a notebook cell."
+    """A hash of what computes a score: its code and all that it reaches (`code_fingerprint`), what it needs, libraries.
+
+    Empty for a score of a notebook cell.
+    """
     versions = [
         f"{name} {metadata.version(name)}"
         for name in ("numpy", "scipy", "scikit-learn", "torch")
@@ -40,13 +38,16 @@ def score_fingerprint(
 
 # %% ../nbs/20j_score_cache.ipynb #85ca930a
 class ScoreCache:
-    """Values of registered scores, kept in the folder `scores` of a store and computed where they are missing or out of date.
+    """Values of registered scores, kept in the folder `scores` of a store and computed where missing or out of date.
 
-    Embeddings and the source of scores are taken not to change as long as the cache lives: `rank` makes a new one each time. A value that can't be written is used all the same, with a warning.
+    Embeddings and the code of scores are taken not to change as long as the cache lives: `rank` makes a new one each
+    time. A value that can't be written is used all the same, with a warning.
     """
 
     def __init__(self, store: Store | str | Path):
-        self.root, self._sums, self._sources = Store(store).root / "scores", {}, {}
+        self.root = Store(store).root / "scores"
+        self._sums = {}  # id of embeddings: their checksum, and themselves
+        self._fingerprints = {}
 
     def scores(
         self,
@@ -54,39 +55,42 @@ class ScoreCache:
         zoo: list[Embeddings],  # of distinct models on the same images
     ) -> list[float | Exception]:  # one entry per model
         "What `compute_scores` returns, from disk where nothing has changed. `ValueError` for an unknown name."
-        source = self._source(SCORES[name]) if name in SCORES else ""
-        if not source:
+        score = registered(name)
+        fingerprint = self._fingerprint(score)
+        if not fingerprint:
             return compute_scores(name, zoo)
-        if SCORES[name].zoo_relative:
-            return self._all(name, zoo, source)
-        return [found for e in zoo for found in self._all(name, [e], source)]
+        if score.zoo_relative:
+            return self._all(name, zoo, fingerprint)
+        return [found for e in zoo for found in self._all(name, [e], fingerprint)]
 
     def _all(
-        self, name: str, zoo: list[Embeddings], source: str
+        self, name: str, zoo: list[Embeddings], fingerprint: str
     ) -> list[float | Exception]:
         "Values that are computed together, so that either all of them are known or none."
-        given = digest(*(self._checksum(e) for e in zoo))
-        found = [self._load(e, name, source, given) for e in zoo]
+        checksums = digest(*(self._checksum(e) for e in zoo))
+        belongs = dict(score=name, fingerprint=fingerprint, embeddings=checksums)
+        found = [self._load(e, belongs) for e in zoo]
         if None not in found:
             return found
         found = compute_scores(name, zoo)
         for e, value in zip(zoo, found):
             # another error may not come again
             if isinstance(value, (float, ValueError)):
-                self._save(e, name, source, given, value)
+                self._save(e, belongs, value)
         return found
 
-    def _source(self, score: Score) -> str:
-        "The fingerprint of a score, read once; empty for one that isn't kept."
+    def _fingerprint(self, score: Score) -> str:
+        "The fingerprint of a score, computed once; empty for one that isn't kept."
         if not score.needs & {"labels", "logits"} or "source" in score.needs:
             return ""
-        if score.name not in self._sources:
-            self._sources[score.name] = score_fingerprint(score)
-        return self._sources[score.name]
+        if score.name not in self._fingerprints:
+            self._fingerprints[score.name] = score_fingerprint(score)
+        return self._fingerprints[score.name]
 
     def _checksum(self, e: Embeddings) -> str:
         "The embeddings' checksum, computed once."
-        if id(e) not in self._sums:  # the reference keeps the id from being used again
+        if id(e) not in self._sums:
+            # the reference keeps the id from being used again
             self._sums[id(e)] = e.checksum(), e
             forget_if_changed(e, self._sums[id(e)][0])
         return self._sums[id(e)][0]
@@ -94,47 +98,32 @@ class ScoreCache:
     def path(self, e: Embeddings, name: str) -> Path:
         "Where the value of a score lies, or will lie."
         plain = re.sub(r"[^a-z0-9_]+", "-", name)
-        return (
-            self.root
-            / e.key.stem
-            / f"{plain}{'' if plain == name else '-' + digest(name)[:8]}.json"
-        )
+        if plain != name:
+            plain += f"-{digest(name)[:8]}"
+        return self.root / e.key.stem / f"{plain}.json"
 
     def _save(
-        self,
-        e: Embeddings,
-        name: str,
-        source: str,
-        given: str,
-        found: float | ValueError,
+        self, e: Embeddings, belongs: dict[str, str], found: float | ValueError
     ) -> None:
-        "Keep a value, or the reason why there is none."
-        value, reason = (
-            (found, None) if isinstance(found, float) else (None, str(found))
-        )
+        "Keep a value, or the reason why there is none, with what it belongs to."
+        name = belongs["score"]
+        kept = dict(value=found, reason=None)
+        if isinstance(found, ValueError):
+            kept = dict(value=None, reason=str(found))
         try:
-            save_entry(
-                self.path(e, name),
-                dict(
-                    score=name,
-                    source=source,
-                    embeddings=given,
-                    value=value,
-                    reason=reason,
-                ),
-            )
+            save_entry(self.path(e, name), belongs | kept)
         except OSError as error:
-            warnings.warn(
-                f"{name} of {e.key.model} can't be kept: {error}", stacklevel=4
-            )
+            message = f"{name} of {e.key.model} can't be kept: {error}"
+            warnings.warn(message, stacklevel=4)
 
     def _load(
-        self, e: Embeddings, name: str, source: str, given: str
+        self, e: Embeddings, belongs: dict[str, str]
     ) -> float | ValueError | None:
-        "A value, or the reason why there is none; `None` if it isn't known, belongs to something else or, with a warning, was damaged."
-        entry = load_entry(self.path(e, name))
-        if not entry or [
-            entry.get(part) for part in ("score", "source", "embeddings")
-        ] != [name, source, given]:
+        """A value, or the reason why there is none.
+
+        `None` if it isn't known, belongs to something else or, with a warning, was damaged.
+        """
+        entry = load_entry(self.path(e, belongs["score"]))
+        if not entry or any(entry.get(part) != belongs[part] for part in belongs):
             return None
         return ValueError(entry["reason"]) if entry["value"] is None else entry["value"]

@@ -1,7 +1,8 @@
-"""Measure H0 engines side by side: `python nbs/studies/h0_benchmark.py [--only TEXT] [--lock FILE]`.
+"""Measure H0 engines: `python nbs/studies/h0_benchmark.py [--only TEXT] [--lock FILE]`.
 
-Each measurement runs in a process of its own and adds one row to `h0_benchmark.csv` beside this file; what stands there
-already is skipped, so a run that was cut off goes on. The peers come with `pip install ".[benchmark]"`.
+Each measurement runs in a process of its own and adds one row to `h0_benchmark.csv`
+beside this file; what stands there already is skipped, so a run that was cut off goes
+on. The peers come with `pip install ".[benchmark]"`.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +36,9 @@ COLUMNS = [
 ]
 
 
-# ---- the clouds -----------------------------------------------------------------------------------------------------
+# ---- the clouds
 def cloud(name, n, d, seed=0):
-    "Float32 points: 100 classes at one spread or another, or none; or embeddings of real images."
+    "Float32 points: 100 classes at some spread, or none; or embeddings of real images."
     rng = np.random.default_rng(seed)
     if name.startswith("real "):
         return real_embeddings(name.removeprefix("real "), n)
@@ -52,7 +52,10 @@ def cloud(name, n, d, seed=0):
 
 
 def real_embeddings(model, n):
-    "Features of a bundled backbone on animal silhouettes at 32 px, about their own size; computed once and kept in the store."
+    """Features of a bundled backbone on animal silhouettes at 32 px.
+
+    That is about their own size. Computed once and kept in the store.
+    """
     from dataclasses import replace
 
     from torchvision import transforms
@@ -68,19 +71,13 @@ def real_embeddings(model, n):
             transforms.Normalize([0.5] * 3, [0.5] * 3),
         ]
     )
-    zoo = [
-        replace(spec, transform=lambda network, t=small: t)
-        for spec in bundled_zoo()
-        if spec.name == model
-    ]
-    return (
-        extract(zoo, animals().subset(n // 10), batch_size=64)
-        .embeddings[model]
-        .features
-    )
+    (spec,) = (spec for spec in bundled_zoo() if spec.name == model)
+    zoo = [replace(spec, transform=lambda network: small)]
+    extraction = extract(zoo, animals().subset(n // 10), batch_size=64)
+    return extraction.embeddings[model].features
 
 
-# ---- the methods ----------------------------------------------------------------------------------------------------
+# ---- the methods
 def ours(x):
     from topotransfer.persistence import h0_persistence
 
@@ -121,7 +118,10 @@ def quitefastmst(x):
 
 
 def gram(x):
-    "The yardstick: one full float32 product X X^T; by row tiles into one buffer where the whole would not fit in 2 GiB."
+    """The yardstick: one full float32 product X X^T.
+
+    By row tiles into one buffer where the whole would not fit in 2 GiB.
+    """
     import torch
 
     t = torch.from_numpy(x)
@@ -143,7 +143,7 @@ METHODS = dict(
 )
 
 
-# ---- what is measured -----------------------------------------------------------------------------------------------
+# ---- what is measured
 def workloads():
     "(cloud, n, d, methods), the table first, then growth in n and in d."
     peers = list(METHODS)
@@ -175,19 +175,9 @@ def workloads():
 
 
 def measure(name, n, d, method, reference_file):
-    "One row: the fastest of the repeats; the Gram product alternates with them, so that both saw the same machine."
+    "One row: the fastest of the repeats, peak memory, and the largest error of a bar."
     x = np.ascontiguousarray(cloud(name, n, d))
-    function, seconds, grams = METHODS[method], [], []
-    function(x[:300].copy()), gram(x[:300])  # imports and first-call costs
-    before = peak_above = None
-    while not seconds or (sum(seconds) < 8 and len(seconds) < 7):
-        grams.append(timed(gram, x)[0])
-        before = reset_peak()
-        took, bars = timed(function, x)
-        peak_above = max(peak_above or 0, peak() - before)
-        seconds.append(took)
-    if sum(grams) < 10:
-        grams.append(timed(gram, x)[0])
+    row, bars = timings(METHODS[method], x)
     bars = np.sort(np.asarray(bars, dtype=np.float64)[np.isfinite(bars)])[::-1]
     # some libraries leave bars of length 0 out
     bars = np.concatenate([bars, np.zeros(n - 1 - len(bars))])
@@ -196,28 +186,49 @@ def measure(name, n, d, method, reference_file):
         np.save(reference_file, bars)
     elif reference_file and Path(reference_file).exists():
         error = relative_error(bars, np.load(reference_file))
-    return dict(
+    return row | dict(
         cloud=name,
         n=n,
         d=x.shape[1],
         method=method,
-        seconds=min(seconds),
-        gram_seconds=min(grams),
-        peak_bytes=peak_above,
         max_relative_error=error,
-        repeats=len(seconds),
         cores=os.cpu_count(),
         cpu=cpu_name(),
         versions=versions(method),
     )
 
 
+def timings(function, x):
+    """Seconds of a method and of the Gram product, peak memory, repeats; and the bars.
+
+    The Gram product alternates with the method, so that both saw the same machine.
+    """
+    # imports and first-call costs
+    function(x[:300].copy())
+    gram(x[:300])
+    seconds, grams, above = [], [], []
+    while not seconds or (sum(seconds) < 8 and len(seconds) < 7):
+        grams.append(timed(gram, x)[0])
+        before = reset_peak()
+        took, bars = timed(function, x)
+        above.append(peak() - before)
+        seconds.append(took)
+    if sum(grams) < 10:
+        grams.append(timed(gram, x)[0])
+    row = dict(
+        seconds=min(seconds),
+        gram_seconds=min(grams),
+        peak_bytes=max(above),
+        repeats=len(seconds),
+    )
+    return row, bars
+
+
 def relative_error(bars, true):
     "The largest over the bars; infinite where a bar of length 0 came out longer."
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(
-            np.nan_to_num(np.abs(bars - true) / true, nan=0, posinf=np.inf).max()
-        )
+        relative = np.abs(bars - true) / true
+    return float(np.nan_to_num(relative, nan=0, posinf=np.inf).max())
 
 
 def timed(function, x):
@@ -233,12 +244,10 @@ def reset_peak():
 
 
 def peak():
-    line = next(
-        line
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    )
-    return 1024 * int(line.split()[1])
+    "The high-water mark of the process's memory in bytes."
+    lines = Path("/proc/self/status").read_text().splitlines()
+    mark = next(line for line in lines if line.startswith("VmHWM"))
+    return 1024 * int(mark.split()[1])
 
 
 def cpu_name():
@@ -259,7 +268,7 @@ def versions(method):
     return " ".join(f"{n}=={version(n)}" for n in names + ["numpy", "torch"])
 
 
-# ---- the run --------------------------------------------------------------------------------------------------------
+# ---- the run
 @contextmanager
 def alone(lock):
     "Hold a lock file meanwhile, for machines on which other work knows of it."
@@ -289,7 +298,37 @@ def write(row):
         writer.writerow(row)
 
 
-def main():
+def reference_file(name, n, d, methods):
+    "Where SciPy's bars of a cloud are kept for the others; empty where it has no turn."
+    if "scipy" not in methods:
+        return ""
+    folder = Path(os.environ.get("TMPDIR", "/tmp"))
+    return str(folder / f"h0_{name}_{n}_{d}.npy".replace(" ", "_"))
+
+
+def measure_apart(*task):
+    "The row of a measurement in a process of its own, or None with a word of why."
+    command = [sys.executable, __file__, "--one", json.dumps(task)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    if not out.returncode:
+        return json.loads(out.stdout.splitlines()[-1])
+    print(*task[:4], "failed:", out.stderr.strip().splitlines()[-1:], flush=True)
+    return None
+
+
+def report(row):
+    "Say what was measured."
+    print(
+        f"{row['cloud']} {row['n']} x {row['d']} {row['method']}: "
+        f"{row['seconds']:.3g} s, "
+        f"{row['seconds'] / row['gram_seconds']:.2f} Gram products, "
+        f"{row['peak_bytes'] / 2**20:.0f} MiB, error {row['max_relative_error']}",
+        flush=True,
+    )
+
+
+def parsed():
+    "The options of the command line."
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only",
@@ -298,48 +337,24 @@ def main():
     )
     parser.add_argument("--lock", help="a lock file to hold during each measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    options = parsed()
     if options.one:
         return print(json.dumps(measure(*json.loads(options.one))))
-    folder = Path(os.environ.get("TMPDIR", "/tmp"))
     for name, n, d, methods in workloads():
-        reference = (
-            str(folder / f"h0_{name}_{n}_{d}.npy".replace(" ", "_"))
-            if "scipy" in methods
-            else ""
-        )
+        reference = reference_file(name, n, d, methods)
         for method in sorted(methods, key=lambda m: m != "scipy"):
-            if (
-                name,
-                n,
-                d,
-                method,
-            ) in done() or options.only not in f"{name} {n} {d} {method}":
+            wanted = options.only in f"{name} {n} {d} {method}"
+            if not wanted or (name, n, d, method) in done():
                 continue
             with alone(options.lock):
-                out = subprocess.run(
-                    [
-                        sys.executable,
-                        __file__,
-                        "--one",
-                        json.dumps([name, n, d, method, reference]),
-                    ],
-                    capture_output=True,
-                    text=True,
-                )
-            if out.returncode:
-                print(
-                    f"{name} {n} {d} {method}: {out.stderr.strip().splitlines()[-1:]}",
-                    flush=True,
-                )
-            else:
-                row = json.loads(out.stdout.splitlines()[-1])
+                row = measure_apart(name, n, d, method, reference)
+            if row:
                 write(row)
-                print(
-                    f"{name} {n} x {d} {method}: {row['seconds']:.3g} s, {row['seconds'] / row['gram_seconds']:.2f} Gram products, "
-                    f"{row['peak_bytes'] / 2**20:.0f} MiB, error {row['max_relative_error']}",
-                    flush=True,
-                )
+                report(row)
 
 
 if __name__ == "__main__":

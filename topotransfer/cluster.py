@@ -6,7 +6,6 @@
 __all__ = ['cluster_spanning_tree']
 
 # %% ../nbs/04a_cluster.ipynb #7eaf3144
-from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np

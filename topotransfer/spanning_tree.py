@@ -347,7 +347,7 @@ def _first_tree(
 class Candidates(NamedTuple):
     """Pairs of points that may be edges of the tree, with bounds of their squared lengths.
 
-    `edges` `(m, 2)`; `lower` and `upper` `(m,)`, in units of the cloud's `unit` squared.
+    `edges` `(m, 2)`, by position; `lower` and `upper` `(m,)`, in units of the cloud's `unit` squared.
     """
 
     edges: np.ndarray
@@ -374,9 +374,9 @@ class _Tile(NamedTuple):
         "The pairs (rows[i], cols[j]) with both bounds of their squared lengths; nothing for no pairs."
         if len(i) == 0:
             return []
-        edges = np.stack(
-            [self.rows[i.cpu().numpy()], self.cols[j.cpu().numpy()]], axis=1
-        )
+        first = self.rows[i.cpu().numpy()]
+        second = self.cols[j.cpu().numpy()]
+        edges = np.stack([first, second], axis=1)
         lower = self.low[i, j].double()
         upper = lower + _margin(self.a, self.b, i, j)
         square = self.a.scale**2
@@ -555,11 +555,8 @@ def _halve(leaves: _Leaves, start: int, stop: int) -> list[Candidates]:
     middle = start + len(_parts(leaves, np.arange(start, stop))[0])
     first = _diagonal(leaves, start, middle)
     second = _diagonal(leaves, middle, stop)
-    return (
-        first
-        + second
-        + _cross(leaves, np.arange(start, middle), np.arange(middle, stop))
-    )
+    across = _cross(leaves, np.arange(start, middle), np.arange(middle, stop))
+    return first + second + across
 
 
 def _diagonal(
@@ -593,8 +590,7 @@ def _diagonal(
 # %% ../nbs/04_spanning_tree.ipynb #4374e6e0
 def tile_candidates(
     rows: np.ndarray,  # `(m, d)` points of a tile, in leaf order
-    cols: np.ndarray
-    | None,  # `(l, d)` those of a later one; None: the first with itself
+    cols: np.ndarray | None,  # `(l, d)` of a later one; None: rows with themselves
     heights: np.ndarray,  # `(m - 1,)` or `(m + l - 1,)`, see `Sweep.tile_heights`
     unit: float,  # what lengths are measured in, see `Sweep.unit`
     device: str | torch.device = "cpu",  # where the products are computed
@@ -689,9 +685,8 @@ class Sweep:
         self.tile = check_count(tile, "tile", 2)
         self.memory = memory
         m = check_count(core_neighbour, "core_neighbour", 0, self.n - 1)
-        self.cloud = _Cloud(
-            _as_tensor(points), power_of_two(points), torch.device(device)
-        )
+        unit = power_of_two(points)
+        self.cloud = _Cloud(_as_tensor(points), unit, torch.device(device))
         if m:
             cores = _squared_cores(self.cloud, m, memory)
             self.cloud = self.cloud._replace(cores=cores)
@@ -916,8 +911,7 @@ def minimum_spanning_tree(
     core_neighbour: int = 0,  # m: edges are at least as long as the way of either end to its m-th nearest point
     device: str | torch.device = "cpu",  # where the products are computed
     memory: int = 2**30,  # bytes beyond the input that may be used
-    progress: bool
-    | None = None,  # show a bar; by default for what takes more than a few seconds
+    progress: bool | None = None,  # show a bar; by default for what takes seconds
 ) -> SpanningTree:  # edges and lengths, longest first
     """The Euclidean minimum spanning tree of a cloud, exact to double precision in every edge.
 

@@ -6,100 +6,48 @@
 __all__ = ['cluster_spanning_tree']
 
 # %% ../nbs/04a_cluster.ipynb #7eaf3144
-from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import torch
 from dask.distributed import Client, as_completed
 from tqdm.auto import tqdm
 
-from .cloud import check_count, check_points
-from topotransfer.persistence import (
-    SpanningTree,
-    _cross,
-    _diagonal,
-    _finish,
-    _first_tree,
-    _RangeMax,
-    _Sweep,
-    _tighten,
-)
-
-# %% ../nbs/04a_cluster.ipynb #86988387
-def _tile_candidates(
-    rows: np.ndarray,  # `(m, d)` points of a tile, in leaf order
-    cols: np.ndarray
-    | None,  # `(l, d)` those of a later tile; None for the pairs within the first
-    heights: np.ndarray,  # `(m - 1,)` or `(m + l - 1,)` squared heights between neighbouring leaves
-    unit: float,  # what lengths are measured in
-) -> list[
-    tuple[np.ndarray, np.ndarray, np.ndarray]
-]:  # edges by position, lower and upper bounds of their squared lengths
-    "The pairs of a tile that may be edges of the minimum spanning tree."
-    points = rows if cols is None else np.concatenate([rows, cols])
-    s = _Sweep(torch.tensor(points), "cpu", 2**30)
-    s.unit, s.leaves, s.maxima = unit, np.arange(len(points)), _RangeMax(heights)
-    if cols is None:
-        _diagonal(s, 0, len(points))
-    else:
-        _cross(s, np.arange(len(rows)), np.arange(len(rows), len(points)))
-    return s.found
+from .spanning_tree import SpanningTree, Sweep, tile_candidates
 
 # %% ../nbs/04a_cluster.ipynb #e06368fb
 class _Tiles:
-    "The tiles of a sweep on a cluster: where each begins, and the task that holds its points."
+    "The tiles of a sweep on a cluster, and for each the task that holds its points."
 
-    def __init__(self, s: _Sweep, client: Client):
-        self.s, self.client = s, client
-        self.cuts = s.cuts()
-        parts = (
-            s.points[s.leaves[a:b]].numpy() for a, b in zip(self.cuts, self.cuts[1:])
-        )
-        # a task, not scattered: it can be run again
-        self.held = [client.submit(np.asarray, part, pure=False) for part in parts]
+    def __init__(self, sweep: Sweep, client: Client):
+        self.sweep = sweep
+        self.client = client
+        self.held = []
+        for i in range(sweep.n_tiles):
+            # a task, not scattered: it can be run again
+            task = client.submit(np.asarray, sweep.tile_points(i), pure=False)
+            self.held.append(task)
 
     def submit(self, i: int, j: int):
-        "The task of one pair of tiles, with the thresholds of now."
-        start, stop, heights = self.cuts[i], self.cuts[i + 1], self.s.maxima.levels[0]
-        parts = [heights[start : stop - 1]]
-        if i != j:
-            parts += [
-                self.s.maxima([stop - 1], [self.cuts[j]]),
-                heights[self.cuts[j] : self.cuts[j + 1] - 1],
-            ]
+        "The task of one pair of tiles, with the heights of now."
         future = self.client.submit(
-            _tile_candidates,
+            tile_candidates,
             self.held[i],
             self.held[j] if i != j else None,
-            np.concatenate(parts),
-            self.s.unit,
+            self.sweep.tile_heights(i, j),
+            self.sweep.unit,
             pure=False,
         )
-        future.places = np.concatenate(
-            [
-                self.s.leaves[self.cuts[k] : self.cuts[k + 1]]
-                for k in ([i, j] if i != j else [i])
-            ]
-        )
+        future.places = self.sweep.tile_places(i, j)
         return future
 
-    def sweep(
-        self, pairs: Iterator[tuple[int, int]], in_flight: int, bar: tqdm
-    ) -> None:
-        "Hand out pairs of tiles and collect their candidates."
-        pairs = iter(pairs)
-        running = as_completed(
-            [self.submit(*pair) for pair in islice(pairs, in_flight)], with_results=True
-        )
+    def collect(self, pairs: list[tuple[int, int]], in_flight: int, bar: tqdm) -> None:
+        "Hand out pairs of tiles, `in_flight` at a time, and give the sweep their candidates."
+        waiting = iter(pairs)
+        first = [self.submit(*pair) for pair in islice(waiting, in_flight)]
+        running = as_completed(first, with_results=True)
         for future, found in running:
-            self.s.found += [
-                (future.places[edges], lower, upper) for edges, lower, upper in found
-            ]
-            self.s.pending += sum(len(edges) for edges, *_ in found)
-            if self.s.pending > 4 * self.s.n:
-                _tighten(self.s)
-            for pair in islice(pairs, 1):
+            self.sweep.take(found, future.places)
+            for pair in islice(waiting, 1):
                 running.add(self.submit(*pair))
             bar.update()
 
@@ -115,26 +63,17 @@ def cluster_spanning_tree(
     The lengths are those of `minimum_spanning_tree`. A worker that is lost costs its tasks, which run again elsewhere.
     Raises what `check_points` raises, and `ValueError` for a tile of fewer than 2 points.
     """
-    s = _Sweep(
-        torch.tensor(check_points(points)),
-        "cpu",
-        2**30,
-        tile=check_count(tile, "tile", 2),
-    )
-    _first_tree(s)
-    tiles = _Tiles(s, client)
-    k, in_flight = len(tiles.held), 2 * max(1, sum(client.nthreads().values()))
+    sweep = Sweep(points, tile=tile)
+    tiles = _Tiles(sweep, client)
+    in_flight = 2 * max(1, sum(client.nthreads().values()))
+    k = sweep.n_tiles
     with tqdm(
         total=k * (k + 1) // 2,
         desc="minimum spanning tree",
         unit="tile",
         disable=not progress,
     ) as bar:
-        tiles.sweep([(i, i) for i in range(k)], in_flight, bar)
-        _tighten(s)
-        tiles.sweep(
-            [(i, i + gap) for gap in range(1, k) for i in range(k - gap)],
-            in_flight,
-            bar,
-        )
-    return _finish(s)
+        for pairs in sweep.rounds():
+            sweep.tighten()
+            tiles.collect(pairs, in_flight, bar)
+    return sweep.finish()

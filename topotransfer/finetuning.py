@@ -258,8 +258,8 @@ def finetune_network(
     """Fine-tune with every learning rate of the grid and test the one that the validation images prefer.
 
     The weights kept are those of the epoch with the least validation loss; between learning rates validation accuracy
-    decides, then loss. Raises `ValueError` where test labels don't occur in training or every learning rate diverges, and
-    what `validation_split` and `with_new_head` raise.
+    decides, then loss. Raises `ValueError` where test labels don't occur in training or every learning rate diverges,
+    and what `validation_split` and `with_new_head` raise.
     """
     n_classes = int(train[1].max()) + 1
     if len(test[1]) == 0 or not set(test[1].tolist()) <= set(train[1].tolist()):

@@ -64,8 +64,8 @@ class _Part(TitledTable):
 class Reproduction:
     """PR of the poster's models on ImageNet images, and what that means for the poster's ranking.
 
-    `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible ranking;
-    `taus` the tau-b of PR's order per dataset beside the poster's (for all ten models only).
+    `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible
+    ranking; `taus` the tau-b of PR's order per dataset beside the poster's (for all ten models only).
     """
 
     table: pd.DataFrame
@@ -82,12 +82,12 @@ class Reproduction:
     @property
     def _parts(self) -> list[_Part]:
         "The tables, each with its title."
-        titled = {
-            f"PR on {self.images}, best first": self.table,
-            "pairs of models in another order than in the two rankings that the poster"
-            " allows": self.distances,
-            "Kendall's tau-b of this order with the accuracies, beside the poster's": self.taus,
-        }
+        found = f"PR on {self.images}, best first"
+        away = "pairs of models in another order than in the two rankings that the poster allows"
+        beside = (
+            "Kendall's tau-b of this order with the accuracies, beside the poster's"
+        )
+        titled = {found: self.table, away: self.distances, beside: self.taus}
         return [_Part(t, x.round(4)) for t, x in titled.items() if x is not None]
 
     @property
@@ -224,9 +224,9 @@ def reproduce_poster(
 ) -> Reproduction:
     """Embed ImageNet's validation images with the poster's models and judge the order of their PR.
 
-    k is the number of classes present. A model is known by the part of its name before the first dot. One that fails is
-    reported and the others go on. Raises `FileNotFoundError` without class folders in `imagenet/val`, and what `extract`
-    and `judge_poster_ranking` raise.
+    k is the number of classes present. A model is known by the part of its name before the first dot. One that fails
+    is reported and the others go on. Raises `FileNotFoundError` without class folders in `imagenet/val`, and what
+    `extract` and `judge_poster_ranking` raise.
     """
     images = _validation_images(imagenet, limit)
     store = Store(store)

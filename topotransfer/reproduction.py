@@ -17,46 +17,55 @@ import numpy as np
 import pandas as pd
 
 from .across import orders_with_taus
-from .datasets import benchmark
-from .embeddings import Store
+from .datasets import ImageSet, benchmark
+from .embeddings import Embeddings, Store
 from .evaluation import kendall_tau
 from .extraction import extract
 from .persistence import h0_persistence
 from .published import published, published_benchmark
+from .ranking import TitledTable
 from .ratio import PersistenceRatio, ratio_of_bars
 from .source import add_source_pr
 from .zoo import Backbone, ModelSpec, torchvision_model
 
 # %% ../nbs/24_reproduction.ipynb #3168ead5
-def poster_zoo() -> list[
-    ModelSpec
-]:  # ten models; loading one lets torchvision download its weights
-    "The poster's zoo: ten networks of torchvision with their `IMAGENET1K_V1` weights."
-    return [
-        torchvision_model(name, "IMAGENET1K_V1")
-        for name in next(iter(published_benchmark().values())).index
-    ]
+def poster_zoo() -> list[ModelSpec]:
+    """The poster's zoo: ten networks of torchvision with their `IMAGENET1K_V1` weights.
+
+    Loading one lets torchvision download its weights.
+    """
+    names = next(iter(published_benchmark().values())).index
+    return [torchvision_model(name, "IMAGENET1K_V1") for name in names]
+
+# %% ../nbs/24_reproduction.ipynb #4c6bd1a2
+@cache
+def _rankings() -> tuple:
+    "`poster_rankings`, searched for once."
+    truths = pd.DataFrame({d: t["accuracy"] for d, t in published_benchmark().items()})
+    taus = published("poster").set_index("dataset")["pr"]
+    return tuple(orders_with_taus(truths, taus))
 
 
 def poster_rankings() -> list[tuple]:  # two rankings, best model first
     "Every ranking of the ten models that gives the poster's PR column on its nine datasets, to three digits."
     return list(_rankings())
 
-
-@cache
-def _rankings() -> tuple:
-    truths = pd.DataFrame({d: t["accuracy"] for d, t in published_benchmark().items()})
-    return tuple(
-        orders_with_taus(truths, published("poster").set_index("dataset")["pr"])
-    )
-
 # %% ../nbs/24_reproduction.ipynb #751cbf2e
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
+class _Part(TitledTable):
+    "One of the tables of a reproduction."
+
+    _title: str
+    _formatted: pd.DataFrame
+    _notes: tuple[str, ...] = ()
+
+# %% ../nbs/24_reproduction.ipynb #d3ba525f
+@dataclass(frozen=True, eq=False, repr=False)
 class Reproduction:
     """PR of the poster's models on ImageNet images, and what that means for the poster's ranking.
 
-    `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible ranking;
-    `taus` the tau-b of PR's order per dataset beside the poster's (for all ten models only).
+    `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible
+    ranking; `taus` the tau-b of PR's order per dataset beside the poster's (for all ten models only).
     """
 
     table: pd.DataFrame
@@ -71,169 +80,161 @@ class Reproduction:
         return tuple(self.table.index)
 
     @property
-    def _parts(self):
-        "Titles and tables."
-        parts = [
-            (f"PR on {self.images}, best first", self.table),
-            (
-                "pairs of models in another order than in the two rankings that the poster allows",
-                self.distances,
-            ),
-        ]
-        return parts + (
-            []
-            if self.taus is None
-            else [
-                (
-                    "Kendall's tau-b of this order with the accuracies, beside the poster's",
-                    self.taus,
-                )
-            ]
+    def _parts(self) -> list[_Part]:
+        "The tables, each with its title."
+        found = f"PR on {self.images}, best first"
+        away = "pairs of models in another order than in the two rankings that the poster allows"
+        beside = (
+            "Kendall's tau-b of this order with the accuracies, beside the poster's"
         )
+        titled = {found: self.table, away: self.distances, beside: self.taus}
+        return [_Part(t, x.round(4)) for t, x in titled.items() if x is not None]
 
     @property
-    def _notes(self):
-        return [*(f"failed: {m}: {r}" for m, r in self.failures.items()), self.verdict]
+    def _notes(self) -> list[str]:
+        "Models that failed, and the verdict."
+        failed = [f"failed: {model}: {why}" for model, why in self.failures.items()]
+        return [*failed, self.verdict]
 
     def __repr__(self):
-        return "\n".join(
-            [
-                *(
-                    f"{title}\n{table.round(4).to_string()}\n"
-                    for title, table in self._parts
-                ),
-                *self._notes,
-            ]
-        )
+        parts = [f"{part!r}\n" for part in self._parts]
+        return "\n".join([*parts, *self._notes])
 
     def _repr_html_(self):
-        return "".join(
-            [
-                *(
-                    f"<p>{title}</p>{table.round(4).to_html()}"
-                    for title, table in self._parts
-                ),
-                *(f"<p>{escape(n)}</p>" for n in self._notes),
-            ]
+        parts = [part._repr_html_() for part in self._parts]
+        return "".join([*parts, *(f"<p>{escape(note)}</p>" for note in self._notes)])
+
+# %% ../nbs/24_reproduction.ipynb #bdf921db
+def _distances(order: list[str], rankings: list[tuple]) -> pd.DataFrame:
+    "Of all pairs in this order, how many each ranking has the other way round, and tau."
+    n_pairs = len(order) * (len(order) - 1) // 2
+    away = []
+    for ranking in rankings:
+        place = {model: i for i, model in enumerate(ranking)}
+        turned = [place[a] > place[b] for a, b in combinations(order, 2)]
+        away.append(sum(turned))
+    columns = {"pairs in another order": away, "of": n_pairs}
+    found = pd.DataFrame(columns, index=[f"ranking {c}" for c in "AB"])
+    share = found["pairs in another order"] / found["of"].replace(0, np.nan)
+    return found.assign(tau=1 - 2 * share)
+
+# %% ../nbs/24_reproduction.ipynb #b9b2d15b
+def _taus_beside_poster(ratios: pd.Series) -> pd.DataFrame:
+    "tau-b of minus the ratios with the accuracies on each dataset, the poster's column, and the means of both."
+    poster = published("poster").set_index("dataset")["pr"]
+    found = {
+        dataset: kendall_tau(-ratios, truth["accuracy"][list(ratios.index)])
+        for dataset, truth in published_benchmark().items()
+    }
+    taus = pd.DataFrame({"this order": found, "poster": poster}).loc[poster.index]
+    taus.loc["mean"] = taus.mean()
+    return taus
+
+# %% ../nbs/24_reproduction.ipynb #2712a739
+def _verdict(n_models: int, whole: bool, away: pd.Series) -> str:
+    "What may be said, in a sentence."
+    if n_models < 10:
+        have = "has" if n_models == 1 else "have"
+        return f"No verdict: of the poster's 10 models, {n_models} {have} a PR."
+    nearest = f"{away.idxmin()} with {away.min()} of 45 pairs in another order"
+    if not whole:
+        return (
+            "No verdict: this is a quick look at a part of the images."
+            f" The nearest is {nearest}."
         )
+    if away.min() == 0:
+        return f"Reproduced: PR orders the ten models as in {away.idxmin()}."
+    return (
+        "Not reproduced on these images: PR's order is neither of the two that the"
+        f" poster allows. The nearest is {nearest}."
+    )
 
-
+# %% ../nbs/24_reproduction.ipynb #52ad96b9
 def judge_poster_ranking(
     ratios: dict[str, PersistenceRatio],  # of models of the poster's zoo
     images: str,  # which images, in words
-    whole: bool = True,  # whether these are all images of all classes; else there is no verdict
-    failures: dict[str, str] | None = None,  # models that have no PR, with the reason
+    whole: bool = True,  # whether these are all images of all classes; else no verdict
+    failures: dict[str, str] | None = None,  # models without a PR, with the reason
 ) -> Reproduction:
-    "Hold the order of the models by PR, smallest first, against the poster's. `ValueError` for models outside the zoo and for none."
+    """Hold the order of the models by PR, smallest ratio first, against the poster's.
+
+    `ValueError` for models outside the zoo and for none.
+    """
     rankings = poster_rankings()
     if unknown := set(ratios) - set(rankings[0]):
         raise ValueError(
-            f"models must be of the poster's zoo, {sorted(rankings[0])}; found {sorted(unknown)}"
+            f"models must be of the poster's zoo, {sorted(rankings[0])};"
+            f" found {sorted(unknown)}"
         )
     if not ratios:
         raise ValueError(
             f"at least one model must have a PR; found none: {failures or {}}"
         )
-    table = pd.DataFrame(
-        [vars(r) for r in ratios.values()], index=pd.Index(ratios, name="model")
-    ).sort_values("ratio", kind="stable")
-    order, pairs = list(table.index), len(table) * (len(table) - 1) // 2
-    others = [[m for m in r if m in ratios] for r in rankings]
-    away = [
-        sum(other.index(a) > other.index(b) for a, b in combinations(order, 2))
-        for other in others
-    ]
-    distances = pd.DataFrame(
-        {"pairs in another order": away, "of": pairs},
-        index=[f"ranking {c}" for c in "AB"],
-    )
-    distances["tau"] = 1 - 2 * distances["pairs in another order"] / distances[
-        "of"
-    ].replace(0, np.nan)
-    truths = {d: t["accuracy"] for d, t in published_benchmark().items()}
-    poster = published("poster").set_index("dataset")["pr"]
-    taus = (
-        pd.DataFrame(
-            {
-                "this order": {
-                    d: kendall_tau(-table["ratio"], t[order]) for d, t in truths.items()
-                },
-                "poster": poster,
-            }
-        ).loc[poster.index]
-        if len(order) == 10
-        else None
-    )
-    if taus is not None:
-        taus.loc["mean"] = taus.mean()
-    return Reproduction(
-        table,
-        images,
-        distances,
-        taus,
-        _verdict(len(order), whole, distances["pairs in another order"]),
-        failures or {},
-    )
-
-
-def _verdict(n_models: int, whole: bool, away: pd.Series) -> str:
-    "What may be said, in a sentence."
-    if n_models < 10:
-        return f"No verdict: of the poster's 10 models, {n_models} {'has' if n_models == 1 else 'have'} a PR."
-    nearest = f"{away.idxmin()} with {away.min()} of 45 pairs in another order"
-    if not whole:
-        return f"No verdict: this is a quick look at a part of the images. The nearest is {nearest}."
-    if away.min() == 0:
-        return f"Reproduced: PR orders the ten models as in {away.idxmin()}."
-    return f"Not reproduced on these images: PR's order is neither of the two that the poster allows. The nearest is {nearest}."
+    rows = [vars(ratio) for ratio in ratios.values()]
+    table = pd.DataFrame(rows, index=pd.Index(ratios, name="model"))
+    table = table.sort_values("ratio", kind="stable")
+    distances = _distances(list(table.index), rankings)
+    taus = _taus_beside_poster(table["ratio"]) if len(table) == 10 else None
+    verdict = _verdict(len(table), whole, distances["pairs in another order"])
+    return Reproduction(table, images, distances, taus, verdict, failures or {})
 
 # %% ../nbs/24_reproduction.ipynb #1fb2aed9
+def _validation_images(imagenet: str | Path, limit: int | None) -> ImageSet:
+    "ImageNet's validation images, at most `limit` of each class; `FileNotFoundError` where there is no such folder."
+    folder = Path(imagenet).expanduser() / "val"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} must hold one folder of validation images per class;"
+            " there is no such folder"
+        )
+    images = benchmark("imagenet", imagenet, "val")
+    return images if limit is None else images.subset(limit)
+
+# %% ../nbs/24_reproduction.ipynb #283df7a6
+def _ratios(
+    embeddings: dict[str, Embeddings], store: Store, whole: bool, device: str
+) -> tuple[dict[str, PersistenceRatio], dict[str, str]]:  # and reasons, by model
+    "PR by the name before the first dot; kept in the user's table if the images are the whole of them."
+    ratios, failures = {}, {}
+    for name, e in embeddings.items():
+        try:
+            if whole:
+                ratio = add_source_pr(e, store, "ImageNet-1k val", device)
+            else:
+                bars = h0_persistence(e.features, device=device)
+                ratio = ratio_of_bars(bars, e.n_classes)
+        except ValueError as error:
+            failures[name] = str(error)
+        else:
+            ratios[name.split(".")[0]] = ratio
+    return ratios, failures
+
+# %% ../nbs/24_reproduction.ipynb #c2c21999
 def reproduce_poster(
     imagenet: str | Path,  # holds `val`, one folder of images per class
     zoo: Iterable[ModelSpec]
-    | None = None,  # models of the poster's zoo, named by the part before the first dot; all ten by default
+    | None = None,  # models of the poster's zoo; all ten if missing
     limit: int | None = None,  # images per class; all by default
     store: Store
     | str
     | Path
-    | None = None,  # where embeddings are kept and looked up; the default store if missing
+    | None = None,  # of the embeddings; the default store if missing
     device: str = "cpu",  # where networks and spanning trees run
     **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> Reproduction:
-    """Embed ImageNet's validation images with the poster's models, compute PR with k the number of classes present, and judge the order.
+    """Embed ImageNet's validation images with the poster's models and judge the order of their PR.
 
-    A model that fails is reported and the others go on. Raises `FileNotFoundError` without class folders in `imagenet/val`,
-    and what `extract` and `judge_poster_ranking` raise.
+    k is the number of classes present. A model is known by the part of its name before the first dot. One that fails
+    is reported and the others go on. Raises `FileNotFoundError` without class folders in `imagenet/val`, and what
+    `extract` and `judge_poster_ranking` raise.
     """
-    folder = Path(imagenet).expanduser() / "val"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} must hold one folder of validation images per class; there is no such folder"
-        )
-    images = benchmark("imagenet", imagenet, "val")
-    if limit is not None:
-        images = images.subset(limit)
+    images = _validation_images(imagenet, limit)
     store = Store(store)
-    extracted = extract(
-        poster_zoo() if zoo is None else zoo, images, store, device=device, **extraction
-    )
-    failures = dict(extracted.failures)
-    ratios = {}
+    specs = poster_zoo() if zoo is None else zoo
+    extracted = extract(specs, images, store, device=device, **extraction)
     whole = limit is None and len(images.classes) == 1000
-    for name, e in extracted.embeddings.items():
-        try:
-            ratios[name.split(".")[0]] = (
-                add_source_pr(e, store, "ImageNet-1k val", device)
-                if whole
-                else ratio_of_bars(
-                    h0_persistence(e.features, device=device), e.n_classes
-                )
-            )
-        except ValueError as error:
-            failures[name] = str(error)
-    return judge_poster_ranking(
-        ratios,
-        f"{images.name}/{images.split}: {len(images)} images, {len(np.unique(images.labels))} classes",
-        whole,
-        failures,
-    )
+    ratios, failures = _ratios(extracted.embeddings, store, whole, device)
+    n_classes = len(np.unique(images.labels))
+    size = f"{len(images)} images, {n_classes} classes"
+    words = f"{images.name}/{images.split}: {size}"
+    return judge_poster_ranking(ratios, words, whole, extracted.failures | failures)

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'SERIES', 'TARGETS', 'WATCHED', 'RECIPE', 'SEEDS', 'DATA', 'Plan', 'plans', 'all_plans', 'source_images',
-           'target_images', 'noisy_labels', 'training_images', 'train_source', 'looks_of', 'keep_look', 'run_plan',
-           'train', 'source_values', 'finished', 'score_task', 'tables', 'small_zoo_truth', 'small_zoo_looks',
-           'small_zoo_scores', 'mean_accuracies', 'noise_ceiling', 'fine_tuned', 'main']
+           'target_images', 'installed_targets', 'noisy_labels', 'training_images', 'train_source', 'looks_of',
+           'keep_look', 'run_plan', 'train', 'source_values', 'finished', 'score_task', 'tables', 'main']
 
 # %% ../nbs/23b_small_zoo.ipynb #2cd3a487
 import argparse
@@ -26,11 +25,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 from torch import nn
-from torch.nn import functional as F
 
 from .datasets import ImageSet, animals, digits
 from .embeddings import Embeddings, write_whole
-from .finetuning import Recipe, finetune_network, prepared
+from .finetuning import Recipe, finetune_network, one_epoch, prepared
 from topotransfer.packaged import (
     emoji,
     fashion,
@@ -43,7 +41,7 @@ from topotransfer.packaged import (
 )
 from .ranking import default_scores, rank_embeddings
 from .remedies import RATIOS
-from .scores import SCORES, compute_score, register_score, value_or_nan
+from .scores import SCORES, compute_score, value_or_nan
 from .small_nets import ARCHITECTURES, grey_28, small_net
 from .source import add_source_pr
 from .watching import accuracy, embed, look
@@ -61,12 +59,10 @@ class Plan:
     depth: int
     n_images: int  # of the source, the sample first
     epochs: int
-    label_noise: (
-        float  # share of the training labels that are replaced by another class
-    )
+    label_noise: float  # share of the training labels replaced by another class
     seed: int
 
-
+# %% ../nbs/23b_small_zoo.ipynb #81b1eb9f
 SOURCES = ("fashion", "glyphs")
 SERIES = {"spread": range(40), "late": range(40, 65)}  # the numbers of their networks
 _LEVELS = {
@@ -88,97 +84,83 @@ _LEVELS = {
 # images times epochs; beyond that the network gets 2,500 images
 _MOST = {"spread": 36_000, "late": 150_000}
 
-
+# %% ../nbs/23b_small_zoo.ipynb #97b5c273
 def plans(
     source: str,  # one of `SOURCES`
     series: str = "spread",  # one of `SERIES`
 ) -> list[Plan]:
-    "Plans in which every level of every factor stands about equally often, in an order of its own, drawn once with a fixed seed. `ValueError` for an unknown source or series."
+    """Plans in which every level of every factor stands about equally often, in an order of its own.
+
+    The orders are drawn once, with a fixed seed. `ValueError` for an unknown source or series.
+    """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
     if series not in SERIES:
         raise ValueError(f"series must be one of {tuple(SERIES)}; found {series!r}")
     rng = np.random.default_rng([SOURCES.index(source), 7 + list(SERIES).index(series)])
     numbers = SERIES[series]
-    columns = [
-        rng.permutation(np.resize(np.array(levels), len(numbers))).tolist()
-        for levels in _LEVELS[series]
-    ]
+    columns = []
+    for levels in _LEVELS[series]:
+        column = np.resize(np.array(levels), len(numbers))
+        columns.append(rng.permutation(column).tolist())
     made = []
-    for i, width, depth, images, epochs, noise in zip(numbers, *columns):
+    for i, width, depth, n_images, epochs, noise in zip(numbers, *columns):
         kind = ARCHITECTURES[i % 5]
-        images = images if images * epochs <= _MOST[series] else 2500
-        made.append(
-            Plan(
-                f"{source}_{i:02d}_{kind}",
-                series,
-                source,
-                kind,
-                width,
-                depth,
-                images,
-                epochs,
-                noise,
-                i,
-            )
-        )
+        if n_images * epochs > _MOST[series]:
+            n_images = 2500
+        name = f"{source}_{i:02d}_{kind}"
+        factors = (kind, width, depth, n_images, epochs, noise)
+        made.append(Plan(name, series, source, *factors, seed=i))
     return made
 
-
+# %% ../nbs/23b_small_zoo.ipynb #0dbb8774
 def all_plans() -> list[Plan]:
     "The plans of both series and sources, sources in turn, the spread series first."
-    return [
-        plan
-        for series in SERIES
-        for pair in zip(*(plans(source, series) for source in SOURCES))
-        for plan in pair
-    ]
+    made = []
+    for series in SERIES:
+        for pair in zip(*(plans(source, series) for source in SOURCES)):
+            made += pair
+    return made
 
 # %% ../nbs/23b_small_zoo.ipynb #45aedecd
+def _drawn(dataset: ImageSet, n: int, rng: np.random.Generator) -> np.ndarray:
+    "Rows of n images of each class, drawn at random, class by class."
+    rows = [np.flatnonzero(dataset.labels == c) for c in range(len(dataset.classes))]
+    return np.concatenate([rng.permutation(of_class)[:n] for of_class in rows])
+
+# %% ../nbs/23b_small_zoo.ipynb #85acdeda
+def _source_sets(
+    source: str, rng: np.random.Generator
+) -> tuple[ImageSet, ImageSet, np.ndarray]:
+    "All images of a source to train on, those to test with, and the rows of the sample."
+    if source == "glyphs":
+        whole = glyphs("train")
+        return whole, glyphs("test").subset(40), _drawn(whole, 40, rng)
+    whole = fashion("train")
+    rows = [np.flatnonzero(whole.labels == c)[:200] for c in range(10)]
+    return whole, fashion("test").subset(200), np.concatenate(rows)
+
+# %% ../nbs/23b_small_zoo.ipynb #62281f85
 @cache
 def source_images(source: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of a source: `train`, whose first part is `sample`, the images that source scores are computed on; and `test`.
+    """Images and labels of a source: `train`, `sample` and `test`.
 
-    The sample has 200 images of each class of Fashion-MNIST (those that come with this package), 40 of each glyph. `ValueError` for an unknown source.
+    The sample is the first part of `train`, the images that source scores are computed on. It has 200 images of each
+    class of Fashion-MNIST (those that come with this package), 40 of each glyph. `ValueError` for an unknown source.
     """
     if source not in SOURCES:
         raise ValueError(f"source must be one of {SOURCES}; found {source!r}")
-    transform, rng = grey_28(), np.random.default_rng(0)
-    if source == "fashion":
-        whole, test = fashion("train"), fashion("test").subset(200)
-        first = np.concatenate(
-            [np.flatnonzero(whole.labels == c)[:200] for c in range(10)]
-        )
-    else:
-        whole, test = glyphs("train"), glyphs("test").subset(40)
-        first = np.concatenate(
-            [rng.permutation(np.flatnonzero(whole.labels == c))[:40] for c in range(54)]
-        )
-    rest = rng.permutation(np.setdiff1d(np.arange(len(whole)), first))[
-        : 10_000 - len(first)
-    ]
-    train = prepared(_part(whole, np.concatenate([first, rest])), transform)
-    return dict(
-        train=train,
-        sample=tuple(t[: len(first)] for t in train),
-        test=prepared(test, transform),
-    )
+    rng, transform = np.random.default_rng(0), grey_28()
+    whole, test, first = _source_sets(source, rng)
+    others = rng.permutation(np.setdiff1d(np.arange(len(whole)), first))
+    rows = np.concatenate([first, others[: 10_000 - len(first)]])
+    train = prepared(whole.take(rows, "the sample first"), transform)
+    sample = tuple(t[: len(first)] for t in train)
+    return dict(train=train, sample=sample, test=prepared(test, transform))
 
-
-def _part(dataset: ImageSet, chosen) -> ImageSet:
-    "Some images of a dataset."
-    return ImageSet(
-        dataset.name,
-        dataset.split,
-        dataset.classes,
-        dataset.labels[chosen],
-        [dataset.items[i] for i in chosen],
-        dataset.open,
-        "",
-    )
-
-
+# %% ../nbs/23b_small_zoo.ipynb #6a4e4379
 def _cells_apart() -> tuple[ImageSet, ImageSet]:
+    "Solar cells to train on, and others from other modules."
     return solar_cells("train"), solar_cells("test")
 
 
@@ -192,31 +174,41 @@ TARGETS = {
     "solar_cells": _cells_apart,
 }
 
-
+# %% ../nbs/23b_small_zoo.ipynb #f3197ead
 @cache
 def target_images(name: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of a target: `train`, 400 images, the same number of each class; `test`, at most 1,200 others.
+    """Images and labels of a target.
 
-    Without near-duplicates; but sound solar cells all look alike, so those are held apart by what they were cut from instead.
+    `train` has 400 images, the same number of each class; `test` at most 1,200 others. Without near-duplicates; but
+    sound solar cells all look alike, so those are held apart by what they were cut from instead.
     """
-    transform, rng, found = grey_28(), np.random.default_rng(1), TARGETS[name]()
-    whole, others = (
-        found if isinstance(found, tuple) else (without_twins(found.subset(250)), None)
-    )
-    n = 400 // len(whole.classes)
-    chosen = np.concatenate(
-        [
-            rng.permutation(np.flatnonzero(whole.labels == c))[:n]
-            for c in range(len(whole.classes))
-        ]
-    )
-    if others is None:
-        others = _part(whole, np.setdiff1d(np.arange(len(whole)), chosen))
-    rest = rng.permutation(len(others))[:1200]
+    rng, transform = np.random.default_rng(1), grey_28()
+    found = TARGETS[name]()
+    apart = isinstance(found, tuple)
+    whole = found[0] if apart else without_twins(found.subset(250))
+    chosen = _drawn(whole, 400 // len(whole.classes), rng)
+    if apart:
+        others = found[1]
+    else:
+        rows = np.setdiff1d(np.arange(len(whole)), chosen)
+        others = whole.take(rows, "not trained on")
+    tested = rng.permutation(len(others))[:1200]
     return dict(
-        train=prepared(_part(whole, chosen), transform),
-        test=prepared(_part(others, rest), transform),
+        train=prepared(whole.take(chosen, "to train on"), transform),
+        test=prepared(others.take(tested, "to test with"), transform),
     )
+
+# %% ../nbs/23b_small_zoo.ipynb #a0f64908
+def installed_targets() -> list[str]:
+    "The targets whose images are there: those whose package isn't installed are left out."
+    names = []
+    for name in TARGETS:
+        try:
+            target_images(name)
+        except ModuleNotFoundError:
+            continue
+        names.append(name)
+    return names
 
 # %% ../nbs/23b_small_zoo.ipynb #b15b781d
 def noisy_labels(
@@ -224,16 +216,15 @@ def noisy_labels(
     share: float,  # how many of them become wrong, between 0 and 1
     seed: int = 0,
 ) -> torch.Tensor:  # `(n,)`
-    "Labels of which a share, drawn at random, is replaced by one of the other classes. `ValueError` for a share outside 0..1."
+    "Labels of which a share, drawn at random, is replaced by other classes. `ValueError` for a share outside 0..1."
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie between 0 and 1; found {share}")
     rng = np.random.default_rng(seed)
     n_classes = int(labels.max()) + 1
     labels = labels.clone()
     wrong = torch.as_tensor(rng.permutation(len(labels))[: round(share * len(labels))])
-    labels[wrong] = (
-        labels[wrong] + torch.as_tensor(rng.integers(1, n_classes, len(wrong)))
-    ) % n_classes
+    shift = torch.as_tensor(rng.integers(1, n_classes, len(wrong)))
+    labels[wrong] = (labels[wrong] + shift) % n_classes
     return labels
 
 # %% ../nbs/23b_small_zoo.ipynb #6083449c
@@ -242,107 +233,117 @@ def training_images(plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
     images, clean = (t[: plan.n_images] for t in source_images(plan.source)["train"])
     return images, noisy_labels(clean, plan.label_noise, plan.seed)
 
+# %% ../nbs/23b_small_zoo.ipynb #9ecb292b
+def _untrained(plan: Plan) -> nn.Module:
+    "The network of a plan with its first weights."
+    n_classes = 10 if plan.source == "fashion" else 54
+    return small_net(plan.architecture, plan.width, plan.depth, n_classes, plan.seed)
 
-def train_source(
-    plan: Plan,
-    folder: Path,  # of this network: a checkpoint after every epoch, in the end its weights and its card
-    after_epoch=lambda network, epoch: None,  # called after every epoch
-) -> nn.Module:  # with weights rounded to half precision, as they are kept
-    "Train one network on its source, from the last whole epoch on, with AdamW and a learning rate that falls from .003 along half a cosine."
-    if (folder / "weights.safetensors").exists():
-        return _trained(plan, folder)
-    data = source_images(plan.source)
+
+def _started(plan: Plan) -> dict:
+    "A network, its optimiser and its learning rates, before the first epoch."
     network = _untrained(plan)
-    (images, labels) = training_images(plan)
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.epochs)
-    state = dict(network=network, optimizer=optimizer, schedule=schedule)
-    checkpoint = folder / "checkpoint.pt"
-    start = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        start = saved["epoch"]
-        for name, part in state.items():
-            part.load_state_dict(saved[name])
-    for epoch in range(start, plan.epochs):
-        _one_epoch(network, optimizer, images, labels, seed=1000 * plan.seed + epoch)
-        schedule.step()
-        after_epoch(network, epoch + 1)
-        write_whole(
-            checkpoint,
-            partial(
-                torch.save,
-                {n: s.state_dict() for n, s in state.items()} | {"epoch": epoch + 1},
-            ),
-        )
-    weights = {
-        n: v.half() for n, v in network.state_dict().items() if v.is_floating_point()
-    }
+    return dict(network=network, optimizer=optimizer, schedule=schedule)
+
+# %% ../nbs/23b_small_zoo.ipynb #99133cb9
+def _save_checkpoint(state: dict, epoch: int, path: Path) -> None:
+    "Keep the state after an epoch."
+    saved = {name: part.state_dict() for name, part in state.items()}
+    write_whole(path, partial(torch.save, saved | {"epoch": epoch}))
+
+
+def _resume(state: dict, path: Path) -> int:  # how many epochs are done
+    "Bring a state to where its checkpoint is; without one it stays as it is."
+    if not path.exists():
+        return 0
+    saved = torch.load(path, weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["epoch"]
+
+# %% ../nbs/23b_small_zoo.ipynb #92367237
+def _write_json(path: Path, value) -> None:
+    "Write a value as JSON, as a whole or not at all."
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(value)))
+
+# %% ../nbs/23b_small_zoo.ipynb #b7217b22
+def _rounded_back(weights: dict) -> dict:
+    "Weights rounded to half precision, as ordinary ones."
+    return {name: value.half().float() for name, value in weights.items()}
+
+# %% ../nbs/23b_small_zoo.ipynb #679e7360
+def _keep(plan: Plan, folder: Path, network: nn.Module) -> None:
+    "Round a trained network and keep its weights and its card."
+    state = network.state_dict().items()
+    weights = {name: v.half() for name, v in state if v.is_floating_point()}
     network.load_state_dict(_rounded_back(weights), strict=False)
+    data = source_images(plan.source)
     card = asdict(plan) | dict(
         num_params=sum(p.numel() for p in network.parameters()),
         source_accuracy=accuracy(network, *data["test"]),
         sample_accuracy=accuracy(network, *data["sample"]),
-        training_accuracy=accuracy(network, images, labels),
+        training_accuracy=accuracy(network, *training_images(plan)),
     )
-    write_whole(folder / "card.json", lambda p: p.write_text(json.dumps(card)))
+    _write_json(folder / "card.json", card)
     write_whole(folder / "weights.safetensors", partial(save_file, weights))
-    checkpoint.unlink(missing_ok=True)
-    return _trained(plan, folder)
 
-
-def _untrained(plan: Plan) -> nn.Module:
-    return small_net(
-        plan.architecture,
-        plan.width,
-        plan.depth,
-        10 if plan.source == "fashion" else 54,
-        plan.seed,
-    )
-
-
+# %% ../nbs/23b_small_zoo.ipynb #42c791c0
 def _trained(plan: Plan, folder: Path) -> nn.Module:
     "A network from its file; `ValueError` where its card tells of another plan."
-    card, network = json.loads((folder / "card.json").read_text()), _untrained(plan)
+    card = json.loads((folder / "card.json").read_text())
     if {name: card.get(name) for name in asdict(plan)} != asdict(plan):
         raise ValueError(
             f"{folder} must hold a network of {plan}; found another plan on its card"
         )
-    network.load_state_dict(
-        _rounded_back(load_file(folder / "weights.safetensors")), strict=False
-    )
+    network = _untrained(plan)
+    weights = _rounded_back(load_file(folder / "weights.safetensors"))
+    network.load_state_dict(weights, strict=False)
     return network.eval()
 
+# %% ../nbs/23b_small_zoo.ipynb #32d7f2f1
+def train_source(
+    plan: Plan,
+    folder: Path,  # of this network: checkpoints, in the end its weights and its card
+    after_epoch=lambda network, epoch: None,  # called after every epoch
+) -> nn.Module:  # with weights rounded to half precision, as they are kept
+    """Train one network on its source, from the last whole epoch on.
 
-def _rounded_back(weights: dict) -> dict:
-    return {n: v.half().float() for n, v in weights.items()}
-
-
-def _one_epoch(network: nn.Module, optimizer, images, labels, seed: int) -> None:
-    "One pass over the images in batches of 64, in an order of its own."
-    network.train()
-    for rows in torch.randperm(
-        len(images), generator=torch.Generator().manual_seed(seed)
-    ).split(64):
-        optimizer.zero_grad()
-        F.cross_entropy(network(images[rows]), labels[rows]).backward()
-        optimizer.step()
+    By AdamW, in batches of 64, with a learning rate that falls from .003 along half a cosine. `ValueError` where the
+    folder holds a network of another plan.
+    """
+    if (folder / "weights.safetensors").exists():
+        return _trained(plan, folder)
+    images, labels = training_images(plan)
+    state = _started(plan)
+    network, checkpoint = state["network"], folder / "checkpoint.pt"
+    for epoch in range(_resume(state, checkpoint), plan.epochs):
+        order = torch.Generator().manual_seed(1000 * plan.seed + epoch)
+        batches = torch.randperm(len(images), generator=order).split(64)
+        one_epoch(network, state["optimizer"], images, labels, batches)
+        state["schedule"].step()
+        after_epoch(network, epoch + 1)
+        _save_checkpoint(state, epoch + 1, checkpoint)
+    _keep(plan, folder, network)
+    checkpoint.unlink(missing_ok=True)
+    return _trained(plan, folder)
 
 # %% ../nbs/23b_small_zoo.ipynb #4c0c1a02
 WATCHED = ("digits", "animals")  # targets of a look
 
 
 def looks_of(plan: Plan) -> list[int]:
-    "The epochs after which a network is looked at: the first and each tenth of its training for a late one, none for another."
-    return (
-        sorted(
-            {1, *(max(1, round(plan.epochs * tenth / 10)) for tenth in range(1, 11))}
-        )
-        if plan.series == "late"
-        else []
-    )
+    """The epochs after which a network is looked at.
 
+    The first and each tenth of its training for a late one, none for another.
+    """
+    if plan.series != "late":
+        return []
+    tenths = {max(1, round(plan.epochs * tenth / 10)) for tenth in range(1, 11)}
+    return sorted({1} | tenths)
 
+# %% ../nbs/23b_small_zoo.ipynb #ea9c47e8
 def keep_look(
     plan: Plan,
     folder: Path,  # of this network: the looks go into `looks.json` there
@@ -352,21 +353,28 @@ def keep_look(
     "Look at a network, if it is time to, and keep what was seen."
     if epoch not in looks_of(plan):
         return
-    path, n = folder / "looks.json", len(source_images(plan.source)["sample"][0])
+    source = source_images(plan.source)
+    given = tuple(t[: len(source["sample"][0])] for t in training_images(plan))
+    parts = ("train", "test")
+    targets = {t: tuple(target_images(t)[p] for p in parts) for t in WATCHED}
+    path = folder / "looks.json"
     seen = json.loads(path.read_text()) if path.exists() else {}
-    seen[str(epoch)] = look(
-        network,
-        tuple(t[:n] for t in training_images(plan)),
-        source_images(plan.source)["test"],
-        {t: tuple(target_images(t)[p] for p in ("train", "test")) for t in WATCHED},
-    )
-    write_whole(path, lambda p: p.write_text(json.dumps(seen)))
+    seen[str(epoch)] = look(network, given, source["test"], targets)
+    _write_json(path, seen)
 
 # %% ../nbs/23b_small_zoo.ipynb #0582927b
 RECIPE = Recipe(learning_rates=(0.03, 0.1, 0.3), epochs=10, patience=4)
 SEEDS = (0, 1)
 
 
+def _finetune_on(network: nn.Module, plan: Plan, target: str, seed: int) -> dict:
+    "Fine-tune a network on one target with one seed: a row of the table."
+    images = (target_images(target)[part] for part in ("train", "test"))
+    found = finetune_network(network, *images, RECIPE, seed)
+    row = dict(model=plan.name, source=plan.source, target=target, seed=seed)
+    return row | asdict(found)
+
+# %% ../nbs/23b_small_zoo.ipynb #84782e94
 def run_plan(plan: Plan, out: Path) -> str:  # the plan's name
     "Train one network and fine-tune it on every target with every seed; what is there already isn't done again."
     torch.set_num_threads(1)
@@ -375,31 +383,16 @@ def run_plan(plan: Plan, out: Path) -> str:  # the plan's name
     for target in TARGETS:
         for seed in SEEDS:
             path = folder / f"{target}-{seed}.json"
-            if path.exists():
-                continue
-            found = finetune_network(
-                network,
-                *(target_images(target)[part] for part in ("train", "test")),
-                RECIPE,
-                seed,
-            )
-            write_whole(
-                path,
-                lambda p: p.write_text(
-                    json.dumps(
-                        dict(
-                            model=plan.name,
-                            source=plan.source,
-                            target=target,
-                            seed=seed,
-                        )
-                        | asdict(found)
-                    )
-                ),
-            )
+            if not path.exists():
+                _write_json(path, _finetune_on(network, plan, target, seed))
     return plan.name
 
+# %% ../nbs/23b_small_zoo.ipynb #af24ba0e
+def _processes(workers: int) -> ProcessPoolExecutor:
+    "A pool of processes that start afresh: they inherit nothing from this one."
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
+# %% ../nbs/23b_small_zoo.ipynb #eb62aa4a
 def train(
     out: Path,  # results of every network, kept as they come
     workers: int = 2,  # processes, one thread each
@@ -410,36 +403,39 @@ def train(
         raise ValueError(
             f"{out} must hold results of {RECIPE}; found {done.read_text()}"
         )
-    write_whole(done, lambda p: p.write_text(json.dumps(recipe)))
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        for future in as_completed(
-            [pool.submit(run_plan, plan, out) for plan in all_plans()]
-        ):
-            print(future.result(), flush=True)
+    _write_json(done, recipe)
+    with _processes(workers) as pool:
+        jobs = [pool.submit(run_plan, plan, out) for plan in all_plans()]
+        for job in as_completed(jobs):
+            print(job.result(), flush=True)
 
 # %% ../nbs/23b_small_zoo.ipynb #ce3b32a1
+def _negative(ratio, e: Embeddings) -> float:
+    "A ratio with its sign turned: higher is better."
+    return -ratio(e.features, e.labels)
+
+# %% ../nbs/23b_small_zoo.ipynb #4580ffec
 def source_values(
     network: nn.Module,  # trained on the source
     source: str,  # one of `SOURCES`
 ) -> dict[str, float]:
-    "What the topology of source embeddings says about a network: `pr` and its remedies on the sample, `pr` on held-out images, NC1 and pieces. NaN where one isn't defined."
-    e, held_out = (
-        embed(network, *source_images(source)[part], "", source)
-        for part in ("sample", "test")
-    )
+    """What the topology of source embeddings says about a network; NaN where something isn't defined.
+
+    `pr`, its remedies, `nc1` and `pr_pieces` are those of the sample, `pr_held_out` is that of held-out images.
+    """
+    images = source_images(source)
+    e = embed(network, *images["sample"], "", source)
+    held_out = embed(network, *images["test"], "", source)
     values = dict(
-        pr=partial(compute_score, "pr_target", e),
-        pr_held_out=partial(compute_score, "pr_target", held_out),
-        nc1=partial(compute_score, "nc1", e),
-        pr_pieces=partial(compute_score, "pr_pieces", e),
-    ) | {name: partial(_negative, ratio, e) for name, ratio in RATIOS.items()}
-    return {name: value_or_nan(value) for name, value in values.items()}
-
-
-def _negative(ratio, e: Embeddings) -> float:
-    return -ratio(e.features, e.labels)
+        pr=value_or_nan(compute_score, "pr_target", e),
+        pr_held_out=value_or_nan(compute_score, "pr_target", held_out),
+        nc1=value_or_nan(compute_score, "nc1", e),
+        pr_pieces=value_or_nan(compute_score, "pr_pieces", e),
+    )
+    remedies = {
+        name: value_or_nan(_negative, ratio, e) for name, ratio in RATIOS.items()
+    }
+    return values | remedies
 
 # %% ../nbs/23b_small_zoo.ipynb #b0836273
 DATA = Path(str(resources.files("topotransfer"))) / "data"
@@ -447,224 +443,143 @@ DATA = Path(str(resources.files("topotransfer"))) / "data"
 
 def finished(out: Path, source: str, series: str) -> list[Plan]:
     "The plans of a source and series whose network is trained and fine-tuned everywhere."
+    files = [f"{target}-{seed}.json" for target in TARGETS for seed in SEEDS]
+    files.append("weights.safetensors")
     return [
-        p
-        for p in plans(source, series)
-        if (out / p.name / "weights.safetensors").exists()
-        and all(
-            (out / p.name / f"{t}-{s}.json").exists() for t in TARGETS for s in SEEDS
-        )
+        plan
+        for plan in plans(source, series)
+        if all((out / plan.name / file).exists() for file in files)
     ]
 
+# %% ../nbs/23b_small_zoo.ipynb #e55e3329
+def _cards(networks: dict[str, nn.Module], out: Path, source: str) -> pd.DataFrame:
+    "What is known of each network: its plan, accuracies, and what its source embeddings say."
+    rows = []
+    for name, network in networks.items():
+        card = json.loads((out / name / "card.json").read_text())
+        rows.append(card | source_values(network, source))
+    return pd.DataFrame(rows).rename(columns={"name": "model"})
 
+# %% ../nbs/23b_small_zoo.ipynb #0da6dd9c
+def _scores(networks: dict[str, nn.Module], target: str) -> pd.DataFrame:
+    "Every registered score that is computed from these embeddings, a row for each network."
+    names = [name for name in default_scores() if "source" not in SCORES[name].needs]
+    images = target_images(target)["train"]
+    embeddings = [
+        embed(network, *images, name, target) for name, network in networks.items()
+    ]
+    table = rank_embeddings(embeddings, names).table.dropna(axis=1, how="all")
+    return table.loc[list(networks)].reset_index()
+
+# %% ../nbs/23b_small_zoo.ipynb #00a18d03
 def score_task(
     out: Path,
     source: str,
     series: str,
     target: str,  # a target's name; "" for the source itself
 ) -> pd.DataFrame:  # one row per network
-    "Every registered score of every network on the training images of a target; or, for the source, the cards. Scores that are relative to a zoo are so to the networks of the series."
+    """Every registered score of every network on the training images of a target; or, for the source, the cards.
+
+    Scores that are relative to a zoo are so to the networks of the series.
+    """
     torch.set_num_threads(1)
     # threads of several processes wait for each other
     with threadpool_limits(1):
-        return _score_task(out, source, series, target)
+        done = finished(out, source, series)
+        networks = {plan.name: train_source(plan, out / plan.name) for plan in done}
+        if not target or not networks:
+            return _cards(networks, out, source)
+        found = _scores(networks, target)
+    return found.assign(series=series, source=source, target=target)
+
+# %% ../nbs/23b_small_zoo.ipynb #605990a0
+def _all_tasks(out: Path, workers: int) -> dict[tuple, pd.DataFrame]:
+    "`score_task` of every target, source and series, by these three."
+    with _processes(workers) as pool:
+        jobs = {}
+        for source in SOURCES:
+            for series in SERIES:
+                for target in ("", *TARGETS):
+                    job = pool.submit(score_task, out, source, series, target)
+                    jobs[target, source, series] = job
+        return {task: job.result() for task, job in jobs.items()}
+
+# %% ../nbs/23b_small_zoo.ipynb #4fa11952
+def _runs(done: list[Plan], out: Path) -> pd.DataFrame:
+    "Every fine-tuning, a row for each network, target and seed."
+    rows = []
+    for plan in done:
+        for target in TARGETS:
+            for seed in SEEDS:
+                run = (out / plan.name / f"{target}-{seed}.json").read_text()
+                rows.append(dict(series=plan.series) | json.loads(run))
+    return pd.DataFrame(rows).round(6)
 
 
-def _score_task(out: Path, source: str, series: str, target: str) -> pd.DataFrame:
-    "`score_task` on as many threads as there are."
-    networks = {
-        p.name: train_source(p, out / p.name) for p in finished(out, source, series)
-    }
-    if not target or not networks:
-        rows = [
-            json.loads((out / name / "card.json").read_text())
-            | source_values(network, source)
-            for name, network in networks.items()
-        ]
-        return pd.DataFrame(rows).rename(columns={"name": "model"})
-    # what is computed from these embeddings
-    names = [
-        name
-        for name in default_scores()
-        if "source" not in SCORES[name].needs and name != "fine_tuned"
-    ]
-    table = rank_embeddings(
-        [
-            embed(network, *target_images(target)["train"], name, target)
-            for name, network in networks.items()
-        ],
-        names,
-    ).table
-    return (
-        table.dropna(axis=1, how="all")
-        .loc[list(networks)]
-        .reset_index()
-        .assign(series=series, source=source, target=target)
-    )
+def _looks(done: list[Plan], out: Path) -> pd.DataFrame:
+    "Every look at a late network, a row for each epoch."
+    rows = []
+    for plan in done:
+        if looks_of(plan):
+            looks = json.loads((out / plan.name / "looks.json").read_text())
+            for epoch, seen in looks.items():
+                row = dict(model=plan.name, source=plan.source, epoch=int(epoch))
+                rows.append(row | seen)
+    return pd.DataFrame(rows)
+
+# %% ../nbs/23b_small_zoo.ipynb #bbc8531a
+def _bundle_weights(chosen: list[Plan], out: Path, data: Path) -> None:
+    "Write the weights of some networks into one file."
+    weights = {}
+    for plan in chosen:
+        for key, value in load_file(out / plan.name / "weights.safetensors").items():
+            weights[f"{plan.name}/{key}"] = value
+    write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
+    (data / "small_zoo.safetensors").chmod(0o644)
 
 
+def _bundle_source_pr(chosen: list[Plan], out: Path, data: Path) -> None:
+    "Write the source PR of some networks into the table that comes along."
+    words = "Fashion-MNIST, the first 200 training images of each class"
+    sample = source_images("fashion")["sample"]
+    with tempfile.TemporaryDirectory() as folder:
+        for plan in chosen:
+            network = train_source(plan, out / plan.name)
+            add_source_pr(embed(network, *sample, plan.name, "fashion"), folder, words)
+        made = Path(folder) / "source_pr.csv"
+        write_whole(data / "source_pr.csv", partial(shutil.copyfile, made))
+
+# %% ../nbs/23b_small_zoo.ipynb #9edaeacc
 def tables(
     out: Path,  # what `train` has left
     data: Path = DATA,  # where the tables and the bundled weights go
     workers: int = 2,  # processes, one thread each
 ) -> None:
-    "Write the cards, the truth, every score, the looks, the weights of the Fashion-MNIST zoo in one file and its rows of the source-PR table, from finished networks."
-    done = [
-        p
-        for source in SOURCES
-        for series in SERIES
-        for p in finished(out, source, series)
-    ]
-    with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        jobs = {
-            (target, source, series): pool.submit(
-                score_task, out, source, series, target
-            )
-            for source in SOURCES
-            for series in SERIES
-            for target in ("", *TARGETS)
-        }
-        found = {task: job.result() for task, job in jobs.items()}
-    runs = [
-        dict(series=p.series) | json.loads((out / p.name / f"{t}-{s}.json").read_text())
-        for p in done
-        for t in TARGETS
-        for s in SEEDS
-    ]
-    looks = [
-        dict(model=p.name, source=p.source, epoch=int(epoch)) | seen
-        for p in done
-        if looks_of(p)
-        for epoch, seen in json.loads((out / p.name / "looks.json").read_text()).items()
-    ]
+    """Write what is kept of the zoo, from finished networks.
+
+    These are the tables `cards`, `truth`, `scores` and `looks`, the weights of the Fashion-MNIST zoo in one file, and
+    its rows of the table of source PR.
+    """
+    pairs = [(source, series) for source in SOURCES for series in SERIES]
+    done = [plan for pair in pairs for plan in finished(out, *pair)]
+    found = _all_tasks(out, workers)
     made = dict(
-        cards=pd.concat([t for task, t in found.items() if not task[0]]),
-        truth=pd.DataFrame(runs).round(6),
-        scores=pd.concat([t for task, t in found.items() if task[0]]),
-        looks=pd.DataFrame(looks),
+        cards=pd.concat([t for (target, *_), t in found.items() if not target]),
+        truth=_runs(done, out),
+        scores=pd.concat([t for (target, *_), t in found.items() if target]),
+        looks=_looks(done, out),
     )
+    digits_kept = dict(scores="%.9g", looks="%.6g")
     for name, table in made.items():
-        write_whole(
-            data / f"small_zoo_{name}.csv",
-            partial(
-                table.to_csv,
-                index=False,
-                float_format=dict(scores="%.9g", looks="%.6g").get(name),
-            ),
-        )
-    _bundle([p for p in done if p.source == "fashion"], out, data)
-
-
-def _bundle(chosen: list[Plan], out: Path, data: Path) -> None:
-    "Write the weights of some networks into one file, and their source PR into the table that comes along."
-    weights = {
-        f"{p.name}/{key}": value
-        for p in chosen
-        for key, value in load_file(out / p.name / "weights.safetensors").items()
-    }
-    write_whole(data / "small_zoo.safetensors", partial(save_file, weights))
-    (data / "small_zoo.safetensors").chmod(0o644)
-    # the table that comes along holds nothing but this zoo
-    with tempfile.TemporaryDirectory() as folder:
-        for p in chosen:
-            add_source_pr(
-                embed(
-                    train_source(p, out / p.name),
-                    *source_images("fashion")["sample"],
-                    p.name,
-                    "fashion",
-                ),
-                folder,
-                "Fashion-MNIST, the first 200 training images of each class",
-            )
-        write_whole(
-            data / "source_pr.csv",
-            partial(shutil.copyfile, Path(folder) / "source_pr.csv"),
-        )
-
-# %% ../nbs/23b_small_zoo.ipynb #6e25e79d
-def small_zoo_truth() -> pd.DataFrame:  # one row per network, target and seed
-    "Fine-tuned accuracies, as committed: `series`, `model`, `source`, `target`, `seed`, and the fields of `FineTuned`."
-    return pd.read_csv(DATA / "small_zoo_truth.csv")
-
-
-def small_zoo_looks() -> (
-    pd.DataFrame
-):  # one row per network of the late series and epoch
-    "What was seen of the late networks while they trained, as committed: `model`, `source`, `epoch`, and what `look` returns, with the targets `digits` and `animals`."
-    return pd.read_csv(DATA / "small_zoo_looks.csv")
-
-
-def small_zoo_scores() -> pd.DataFrame:  # one row per network and target
-    "Every score of every network on the 400 training images of every target, as committed."
-    return pd.read_csv(DATA / "small_zoo_scores.csv")
-
-
-def mean_accuracies(
-    truth: pd.DataFrame,  # as `small_zoo_truth` returns it, at least 2 seeds
-) -> pd.DataFrame:  # one row per source, target and network: `accuracy`, `standard_error` and the part of it that is due to seeds, `seed_error`, in percent
-    """The mean over seeds with its standard error: of the choice of test images and of the seeds, the latter pooled over the networks of a source on a target.
-
-    `ValueError` where a network has one seed only.
-    """
-    seeds = truth.groupby(["source", "target", "model"]).accuracy
-    if seeds.size().min() < 2:
-        raise ValueError(
-            "truth must hold at least 2 seeds of each network on each target; found 1"
-        )
-    pooled = seeds.var().groupby(["source", "target"]).transform("mean") / seeds.size()
-    of_test = (
-        (truth.standard_error**2)
-        .groupby([truth.source, truth.target, truth.model])
-        .mean()
-    )
-    return pd.DataFrame(
-        dict(
-            accuracy=seeds.mean(),
-            standard_error=np.sqrt(of_test + pooled),
-            seed_error=np.sqrt(pooled),
-        )
-    )
-
-
-def noise_ceiling(
-    truth: pd.DataFrame,  # of one source and target, at least 2 networks
-) -> float:
-    """The tau-b that a score can expect with the mean over seeds if it knows each network's expected accuracy.
-
-    Expected accuracies are taken to be normal, with the variance between networks that is left when that of the errors is
-    taken off. Two normal variables of correlation rho have an expected tau of 2/pi arcsin(rho) (Kendall and Gibbons 1990,
-    section 9.12). 1 where there is no noise, 0 where the noise explains all differences.
-    """
-    means = mean_accuracies(truth)
-    if len(means) < 2:
-        raise ValueError(f"truth must hold at least 2 networks; found {len(means)}")
-    noise, measured = (means.standard_error**2).mean(), means.accuracy.var()
-    return (
-        float(2 / np.pi * np.arcsin(np.sqrt(max(measured - noise, 0) / measured)))
-        if measured > 0
-        else 0.0
-    )
-
-# %% ../nbs/23b_small_zoo.ipynb #3a72ae00
-@register_score(
-    needs="",
-    kind="truth",
-    cost="a look-up",
-    source="full fine-tuning of the small zoo on the target, mean of two seeds",
-)
-def fine_tuned(embeddings: Embeddings) -> float:
-    "Accuracy in percent of a network of the small zoo after fine-tuning on the target that the images are of; `ValueError` for other networks and targets."
-    key, truth = embeddings.key, small_zoo_truth()
-    found = truth[(truth.model == key.model) & (truth.target == key.dataset)]
-    if found.empty:
-        raise ValueError(f"fine_tuned of {key.model} on {key.dataset} is not known")
-    return float(found.accuracy.mean())
+        write = partial(table.to_csv, index=False, float_format=digits_kept.get(name))
+        write_whole(data / f"small_zoo_{name}.csv", write)
+    chosen = [plan for plan in done if plan.source == "fashion"]
+    _bundle_weights(chosen, out, data)
+    _bundle_source_pr(chosen, out, data)
 
 # %% ../nbs/23b_small_zoo.ipynb #0242312b
 def main() -> None:
+    "The command line: `train` or `tables`, with `--out` and `--workers`."
     parser = argparse.ArgumentParser(
         prog="python -m topotransfer.small_zoo",
         description="Train, fine-tune and score the zoo of small networks.",

@@ -33,26 +33,24 @@ def embed(
     model: str,  # its name
     dataset: str,  # the name of the images
 ) -> Embeddings:
-    "Embeddings of images that are tensors already; the network is in evaluation mode afterwards. Raises what `Backbone` raises."
+    "Embeddings of tensors; the network is in evaluation mode afterwards. Raises what `Backbone` raises."
     backbone = Backbone(model, network, None)
     with torch.inference_mode():
         parts = [tuple(t.clone() for t in backbone(part)) for part in images.split(500)]
     features, logits = (torch.cat(part).numpy() for part in zip(*parts))
+    images_hash = digest(images.numpy(), labels.numpy())
     key = EmbeddingKey(
-        model,
-        dataset,
-        "train",
-        "grey_28",
-        backbone.fingerprint,
-        digest(images.numpy(), labels.numpy()),
+        model, dataset, "train", "grey_28", backbone.fingerprint, images_hash
     )
     return Embeddings(features, labels.numpy(), key, logits, backbone.num_params)
 
-
+# %% ../nbs/23a_watching.ipynb #dfc8743a
 def accuracy(
-    network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    network: nn.Module,
+    images: torch.Tensor,  # `(n, ...)`
+    labels: torch.Tensor,  # `(n,)`
 ) -> float:  # in percent
-    "Share of images, `(n, ...)`, that a network gives its right label, `(n,)`; it is in evaluation mode afterwards."
+    "Share of images that a network gives its right label; it is in evaluation mode afterwards."
     network.eval()
     with torch.inference_mode():
         outputs = torch.cat([network(part) for part in images.split(500)])
@@ -62,48 +60,66 @@ def accuracy(
 SHORT = Recipe(learning_rates=(0.05,), epochs=6)
 
 
-def look(
-    network: nn.Sequential,  # its last layer is linear; it stays as it is
-    train: tuple[
-        torch.Tensor, torch.Tensor
-    ],  # images of the source and the labels that the network is given for them
-    held_out: tuple[
-        torch.Tensor, torch.Tensor
-    ],  # other images of the source, and their labels
-    targets: dict[
-        str, tuple
-    ] = {},  # name: training and test images, each with labels, as `finetune_network` takes them
-) -> dict[str, float]:  # by name; accuracies in percent
-    """Collapse, persistence ratio, accuracies and transfer of a network at one moment.
-
-    `nc1` to `nc4_nearest_mean`, `separation`, `tightness`, `pr`, `pr_whole`, `pr_labelled` and `pr_pieces` are those of the
-    embeddings of `train`; NaN for a remedy that isn't defined. Then `training_accuracy`, `held_out_accuracy`, and the accuracy
-    after fine-tuning on each target by the recipe `SHORT`. Raises what the measures and `finetune_network` raise.
-    """
-    network = copy.deepcopy(network)
-    transfer = {
+def _transfer(network: nn.Module, targets: dict[str, tuple]) -> dict[str, float]:
+    "Accuracy on each target after a short fine-tuning; the network stays as it is."
+    return {
         name: finetune_network(network, *parts, SHORT).accuracy
         for name, parts in targets.items()
     }
-    accuracies = dict(
-        training_accuracy=accuracy(network, *train),
-        held_out_accuracy=accuracy(network, *held_out),
-    )
-    e = embed(network, *train, "watched", "source")
-    x, y, tree, k = e.features, e.labels, spanning_tree(e), e.n_classes
-    bars = ratio_of_bars(tree.lengths, k)
+
+# %% ../nbs/23a_watching.ipynb #3cb969b6
+def _collapse(e: Embeddings, head: nn.Linear) -> dict[str, float]:
+    "NC1 to NC4."
+    x, y = e.features, e.labels
     return dict(
         nc1=nc1(x, y),
         nc2_equinorm=nc2_equinorm(x, y),
         nc2_equiangularity=nc2_equiangularity(x, y),
-        nc3_self_duality=nc3_self_duality(x, y, network[-1].weight.detach().numpy()),
+        nc3_self_duality=nc3_self_duality(x, y, head.weight.detach().numpy()),
         nc4_nearest_mean=nc4_nearest_mean(x, y, e.logits.argmax(axis=1)),
+    )
+
+# %% ../nbs/23a_watching.ipynb #4a980fc3
+def _bars(e: Embeddings) -> dict[str, float]:
+    "Separation, tightness, the ratio and two remedies with their signs turned, and the purity of the pieces."
+    x, y = e.features, e.labels
+    tree = spanning_tree(e)
+    bars = ratio_of_bars(tree.lengths, e.n_classes)
+    return dict(
         separation=bars.separation,
         tightness=bars.tightness,
         pr=-bars.ratio,
-        pr_whole=-value_or_nan(ratio_of_whole_pieces, tree, k),
+        pr_whole=-value_or_nan(ratio_of_whole_pieces, tree, e.n_classes),
         pr_labelled=-value_or_nan(ratio_labelled, x, y),
         pr_pieces=pieces_of_tree(tree, y).adjusted_rand,
-        **accuracies,
+    )
+
+# %% ../nbs/23a_watching.ipynb #29b55b84
+def look(
+    network: nn.Sequential,  # its last layer is linear; it stays as it is
+    train: tuple[
+        torch.Tensor, torch.Tensor
+    ],  # source images, the labels given for them
+    held_out: tuple[torch.Tensor, torch.Tensor],  # others of the source, their labels
+    targets: dict[str, tuple]
+    | None = None,  # name: training and test images; none if missing
+) -> dict[str, float]:  # by name; accuracies in percent
+    """Collapse, persistence ratio, accuracies and transfer of a network at one moment.
+
+    `nc1` to `nc4_nearest_mean`, `separation`, `tightness`, `pr`, `pr_whole`, `pr_labelled` and `pr_pieces` are those
+    of the embeddings of `train`; NaN for a remedy that isn't defined. Then `training_accuracy`, `held_out_accuracy`,
+    and the accuracy after fine-tuning on each target by the recipe `SHORT`; a target holds what `finetune_network`
+    takes. Raises what the measures and `finetune_network` raise.
+    """
+    network = copy.deepcopy(network)
+    transfer = _transfer(network, targets or {})
+    training = accuracy(network, *train)
+    unseen = accuracy(network, *held_out)
+    e = embed(network, *train, "watched", "source")
+    return dict(
+        **_collapse(e, network[-1]),
+        **_bars(e),
+        training_accuracy=training,
+        held_out_accuracy=unseen,
         **transfer,
     )

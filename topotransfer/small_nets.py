@@ -31,17 +31,22 @@ def _conv(
         nn.ReLU(),
     )
 
-
+# %% ../nbs/12a_small_nets.ipynb #7b696ab4
 class _Residual(nn.Module):
+    "Two convolutions of n channels, their result added to their input."
+
     def __init__(self, n: int):
         super().__init__()
-        self.first, self.second = _conv(n, n), _conv(n, n)[:2]
+        self.first = _conv(n, n)
+        self.second = _conv(n, n)[:2]  # the ReLU comes after the sum
 
     def forward(self, x):
         return F.relu(x + self.second(self.first(x)))
 
-
+# %% ../nbs/12a_small_nets.ipynb #603d12bb
 class _Dense(nn.Module):
+    "`depth` convolutions, each on all channels before it; n channels in and out."
+
     def __init__(self, n: int, depth: int):
         super().__init__()
         grown = max(4, n // 2)
@@ -53,21 +58,31 @@ class _Dense(nn.Module):
             x = torch.cat([x, layer(x)], 1)
         return self.join(x)
 
-
+# %% ../nbs/12a_small_nets.ipynb #9771bef1
 def _mlp(n: int, hidden: int) -> nn.Sequential:
+    "Two linear layers with a GELU between them; n numbers in and out."
     return nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, n))
 
-
+# %% ../nbs/12a_small_nets.ipynb #2d7d8cbd
 class _Mixing(nn.Module):
+    "Mixes patches (tokens), then channels; `(m, tokens, n)` in and out."
+
     def __init__(self, n: int, tokens: int):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(n), nn.LayerNorm(n)])
         self.tokens = _mlp(tokens, n)
         self.channels = _mlp(n, 2 * n)
 
-    def forward(self, x):  # `(m, tokens, n)`
+    def forward(self, x):
         x = x + self.tokens(self.norms[0](x).transpose(1, 2)).transpose(1, 2)
         return x + self.channels(self.norms[1](x))
+
+# %% ../nbs/12a_small_nets.ipynb #53dad734
+class _Swap(nn.Module):
+    "`(m, n, tokens)` to `(m, tokens, n)`."
+
+    def forward(self, x):
+        return x.transpose(1, 2)
 
 
 class _Mean(nn.Module):
@@ -80,18 +95,43 @@ class _Mean(nn.Module):
     def forward(self, x):
         return x.mean(self.dims)
 
+# %% ../nbs/12a_small_nets.ipynb #9a544c02
+def _stage(architecture: str, n: int, depth: int) -> list[nn.Module]:
+    "The layers of a stage of n channels; any architecture but the mixer."
+    if architecture == "plain":
+        return [_conv(n, n) for _ in range(depth)]
+    if architecture == "residual":
+        return [_Residual(n) for _ in range(depth)]
+    if architecture == "dense":
+        return [_Dense(n, depth + 1)]
+    layers = []
+    for _ in range(depth + 1):  # depthwise
+        layers += [_conv(n, n, groups=n), _conv(n, n, 1)]
+    return layers
+
+# %% ../nbs/12a_small_nets.ipynb #3488749d
+def _convolutional(
+    architecture: str, width: int, depth: int, n_classes: int
+) -> nn.Sequential:
+    "Stages of 14 × 14 pixels, then of 7 × 7 and twice the width, mean, head."
+    size = 1 if architecture == "depthwise" else 3
+    layers = [_conv(1, width, stride=2)]
+    for n in (width, 2 * width):
+        layers += _stage(architecture, n, depth)
+        layers.append(_conv(n, 2 * n, size, 2))
+    return nn.Sequential(*layers, _Mean((2, 3)), nn.Linear(4 * width, n_classes))
+
+# %% ../nbs/12a_small_nets.ipynb #a614575a
+def _mixer(width: int, depth: int, n_classes: int) -> nn.Sequential:
+    "49 patches of 3 `width` channels, mixed, mean, head."
+    n = 3 * width
+    layers = [nn.Conv2d(1, n, 4, 4), nn.Flatten(2), _Swap()]
+    layers += [_Mixing(n, 49) for _ in range(depth + 1)]
+    layers += [nn.LayerNorm(n), _Mean(1), nn.Linear(n, n_classes)]
+    return nn.Sequential(*layers)
+
 # %% ../nbs/12a_small_nets.ipynb #434ad175
-_STAGES = {
-    "plain": lambda n, depth: [_conv(n, n) for _ in range(depth)],
-    "residual": lambda n, depth: [_Residual(n) for _ in range(depth)],
-    "dense": lambda n, depth: [_Dense(n, depth + 1)],
-    "depthwise": lambda n, depth: [
-        layer
-        for _ in range(depth + 1)
-        for layer in (_conv(n, n, groups=n), _conv(n, n, 1))
-    ],
-}
-ARCHITECTURES = (*_STAGES, "mixer")
+ARCHITECTURES = ("plain", "residual", "dense", "depthwise", "mixer")
 
 
 def small_net(
@@ -101,45 +141,30 @@ def small_net(
     n_classes: int,  # outputs
     seed: int = 0,  # of the initial weights
 ) -> nn.Sequential:  # `(m, 1, 28, 28)` -> `(m, n_classes)`
-    "An untrained network; its penultimate layer is 4 (mixer: 3) times `width` wide. `ValueError` for an unknown architecture."
+    """An untrained network; its penultimate layer is 4 (mixer: 3) times `width` wide.
+
+    `ValueError` for an unknown architecture.
+    """
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"architecture must be one of {ARCHITECTURES}; found {architecture!r}"
         )
-    for name, value in (("width", width), ("depth", depth), ("n_classes", n_classes)):
+    for name, value in dict(width=width, depth=depth, n_classes=n_classes).items():
         check_count(value, name, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if architecture == "mixer":
-            n = 3 * width
-            patches = [nn.Conv2d(1, n, 4, 4), nn.Flatten(2), _Swap()]
-            return nn.Sequential(
-                *patches,
-                *[_Mixing(n, 49) for _ in range(depth + 1)],
-                nn.LayerNorm(n),
-                _Mean(1),
-                nn.Linear(n, n_classes),
-            )
-        stages, n = [_conv(1, width, stride=2)], width
-        for _ in range(2):  # 14 x 14 pixels, then 7 x 7 of twice the width
-            stages += [
-                *_STAGES[architecture](n, depth),
-                _conv(n, 2 * n, 1 if architecture == "depthwise" else 3, 2),
-            ]
-            n *= 2
-        return nn.Sequential(*stages, _Mean((2, 3)), nn.Linear(n, n_classes))
-
-
-class _Swap(nn.Module):
-    def forward(self, x):
-        return x.transpose(1, 2)
+            return _mixer(width, depth, n_classes)
+        return _convolutional(architecture, width, depth, n_classes)
 
 # %% ../nbs/12a_small_nets.ipynb #0c8a70aa
-def grey_28() -> (
-    Callable
-):  # PIL image -> `(1, 28, 28)` float tensor of about mean 0 and deviation 1
-    "What all small networks expect: one grey channel of 28 × 28 pixels."
-    from torchvision import transforms  # here, since it takes a second or more to load
+def grey_28() -> Callable:  # PIL image -> `(1, 28, 28)` float tensor
+    """The transform of all small networks: one grey channel of 28 × 28 pixels.
+
+    Its values have a mean of about 0 and a deviation of about 1.
+    """
+    # here, since it takes a second or more to load
+    from torchvision import transforms
 
     return transforms.Compose(
         [
@@ -154,56 +179,55 @@ def grey_28() -> (
 def small_zoo_cards() -> pd.DataFrame:  # one row per network
     """How each network of the two sources and series was trained, and what is known of it.
 
-    `source_accuracy`, `sample_accuracy` and `training_accuracy` are percentages (of held-out source images, of the source
-    sample, of the training labels, wrong ones included). `pr` is the negative persistence ratio of the source sample, the
-    other `pr_...` are its remedies (module `remedies`), `pr_held_out` is taken on held-out source images; `nc1` and
-    `pr_pieces` are those of the source sample, too.
+    `source_accuracy`, `sample_accuracy` and `training_accuracy` are percentages (of
+    held-out source images, of the source sample, of the training labels, wrong ones
+    included). `pr` is the negative persistence ratio of the source sample, the other
+    `pr_...` are its remedies (module `remedies`), `pr_held_out` is taken on held-out
+    source images. `nc1` and `pr_pieces`, the purity of the pieces (adjusted Rand
+    index), are those of the source sample, too.
     """
-    return pd.read_csv(
-        resources.files("topotransfer") / "data" / "small_zoo_cards.csv",
-        index_col="model",
-    )
+    data = resources.files("topotransfer") / "data"
+    return pd.read_csv(data / "small_zoo_cards.csv", index_col="model")
 
-
+# %% ../nbs/12a_small_nets.ipynb #713acf57
 def _weights_file() -> Path:
+    "The file of weights of all small networks that come along."
     return Path(str(resources.files("topotransfer"))) / "data" / "small_zoo.safetensors"
 
-
+# %% ../nbs/12a_small_nets.ipynb #e2583a9a
 def _build_small(name: str, card: dict) -> nn.Sequential:
     "One network with the weights that come with this package."
-    network = small_net(
-        card["architecture"], int(card["width"]), int(card["depth"]), 10
-    )
+    width, depth = int(card["width"]), int(card["depth"])
+    network = small_net(card["architecture"], width, depth, 10)
+    weights = {}
     with safe_open(_weights_file(), framework="pt") as file:
-        weights = {
-            key: file.get_tensor(f"{name}/{key}").float()
-            for key, value in network.state_dict().items()
-            if value.is_floating_point()
-        }
-    # what is missing counts batches, and is used by none
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                weights[key] = file.get_tensor(f"{name}/{key}").float()
     network.load_state_dict(weights, strict=False)
     return network
 
+# %% ../nbs/12a_small_nets.ipynb #e4c4fe89
+def _grey_transform(network: nn.Module) -> Callable:
+    "The same transform for every small network."
+    return grey_28()
 
+# %% ../nbs/12a_small_nets.ipynb #9379be7a
 def small_zoo(
     series: str = "spread",  # or "late"
 ) -> list[ModelSpec]:  # 40 or 25 models
-    "The networks of a series trained on Fashion-MNIST that come with this package: no download, no pickle. `ValueError` for an unknown series."
+    """The networks of a series trained on Fashion-MNIST that come with this package.
+
+    No download, no pickle. `ValueError` for an unknown series.
+    """
     cards = small_zoo_cards()
-    if series not in set(cards.series):
-        raise ValueError(
-            f"series must be one of {cards.series.unique().tolist()}; found {series!r}"
-        )
-    chosen = cards[(cards.source == "fashion") & (cards.series == series)].to_dict(
-        "index"
-    )
+    known = cards.series.unique().tolist()
+    if series not in known:
+        raise ValueError(f"series must be one of {known}; found {series!r}")
+    chosen = cards[(cards.source == "fashion") & (cards.series == series)]
     identity = partial(identity_of, _weights_file)
-    return [
-        ModelSpec(
-            name,
-            partial(_build_small, name, card),
-            lambda network: grey_28(),
-            identity=identity,
-        )
-        for name, card in chosen.items()
-    ]
+    zoo = []
+    for name, card in chosen.to_dict("index").items():
+        build = partial(_build_small, name, card)
+        zoo.append(ModelSpec(name, build, _grey_transform, identity=identity))
+    return zoo

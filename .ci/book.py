@@ -45,10 +45,18 @@ def digests(*places):
 
 
 def export():
-    "Write the package from the notebooks."
+    "Write the package from the notebooks, formatted like them."
     from nbdev.doclinks import nbdev_export
 
     nbdev_export.__wrapped__()
+    tidy(ROOT / "topotransfer")
+
+
+def tidy(*places):
+    "Sort imports and format."
+    places = list(map(str, places))
+    call(sys.executable, "-m", "ruff", "check", "--fix", "--select", "I", *places)
+    call(sys.executable, "-m", "ruff", "format", *places)
 
 
 def clean():
@@ -151,14 +159,10 @@ def scripts():
 
 
 def ruff(*words):
-    "What ruff says of pages and scripts, of the package too where it checks: error or ''."
-    places = [
-        NBS,
-        *scripts(),
-        *([ROOT / "topotransfer"] if words[0] == "check" else []),
-    ]
+    "What ruff says of pages, package and scripts: error or ''."
+    places = map(str, [NBS, ROOT / "topotransfer", *scripts()])
     try:
-        call(sys.executable, "-m", "ruff", *words, *map(str, places))
+        call(sys.executable, "-m", "ruff", *words, *places)
     except subprocess.CalledProcessError as error:
         return error.output
     return ""
@@ -272,8 +276,7 @@ def test_slow(*names):
 
 def sync():
     "Sort imports and format, export, clean, README."
-    ruff("check", "--quiet", "--fix", "--select", "I")
-    ruff("format", "--quiet")
+    tidy(NBS, *scripts())
     export()
     clean()
     readme()

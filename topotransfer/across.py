@@ -30,17 +30,15 @@ from topotransfer.agreement import (
 from topotransfer.evaluation import (
     check_baseline,
     check_judged,
-    check_kinds,
     dots_and_intervals,
     fewer_note,
-    kinds_of,
     shown_table,
     star_note,
     table_of,
 )
 
 from .fixed_lists import BestOrder, best_order, pair_weights
-from .ranking import Ranking, TitledTable
+from .ranking import Ranking, TitledTable, check_kinds, kinds_of
 
 
 # %% ../nbs/22c_across.ipynb #5ddac263

@@ -5,8 +5,6 @@
 # %% auto #0
 __all__ = [
     "table_of",
-    "kinds_of",
-    "check_kinds",
     "check_baseline",
     "shown_table",
     "star_note",
@@ -18,7 +16,7 @@ __all__ = [
 ]
 
 # %% ../nbs/22a_evaluation.ipynb #b5bfe8a3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,48 +44,14 @@ from topotransfer.agreement import (
 )
 
 from .cloud import check_count
-from .ranking import Ranking, TitledTable
-from .scores import KINDS, SCORES, marked
+from .ranking import Ranking, TitledTable, check_kinds, kinds_of
+from .scores import SCORES, marked
 
 
 # %% ../nbs/22a_evaluation.ipynb #b6b5183c
 def table_of(ranking: Ranking | pd.DataFrame) -> pd.DataFrame:  # models by scores
     "The table of a ranking, or the table itself."
     return ranking.table if isinstance(ranking, Ranking) else ranking
-
-
-def kinds_of(
-    ranking: Ranking | pd.DataFrame,  # models by scores
-    kinds: Mapping[str, str]
-    | None = None,  # kinds of columns, laid over the known ones
-) -> dict[str, str]:  # column: kind
-    """The kind of each column: what `kinds` says, or else the ranking, or else the registry.
-
-    A column that none of them knows is a score.
-    """
-    known = {name: score.kind for name, score in SCORES.items()}
-    if isinstance(ranking, Ranking):
-        known |= ranking.kinds
-    known |= kinds or {}
-    return {name: known.get(name, "score") for name in table_of(ranking)}
-
-
-# %% ../nbs/22a_evaluation.ipynb #48fd4bf4
-def check_kinds(
-    kinds: Mapping[str, str] | None,  # column: kind
-    columns: Iterable[str],  # those that there are
-) -> None:
-    "`ValueError` for a kind that is none of `KINDS` and for a name that isn't a column."
-    columns = list(columns)
-    for name, kind in (kinds or {}).items():
-        if kind not in KINDS:
-            raise ValueError(
-                f"kinds must be out of {KINDS}; found {kind!r} for {name!r}"
-            )
-        if name not in columns:
-            raise ValueError(
-                f"kinds must name columns out of {columns}; found {name!r}"
-            )
 
 
 # %% ../nbs/22a_evaluation.ipynb #b4c6907f

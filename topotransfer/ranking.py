@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "TitledTable",
+    "check_kinds",
     "kinds_of",
     "Ranking",
     "default_scores",
@@ -73,26 +74,38 @@ def _draw_ranks(ax, shade: pd.DataFrame, cells: pd.DataFrame, label: str) -> Non
 
 
 # %% ../nbs/21_ranking.ipynb #7f6f1974
-def kinds_of(
-    table: pd.DataFrame,  # models by scores
-    given: Mapping[str, str] | None = None,  # column: kind
-) -> dict[str, str]:  # a kind for every column, in their order
-    """The kinds of a table's columns: as given, else as registered, else `"score"`.
-
-    Raises `ValueError` for a kind that isn't one of `KINDS` and for a column that the
-    table doesn't have.
-    """
-    known, given = known_scores(), dict(given or {})
-    for name, kind in given.items():
-        if name not in table:
-            columns = list(table)
-            raise ValueError(
-                f"kinds must be of columns of the table; found {name!r}, not one of {columns}"
-            )
+def check_kinds(
+    kinds: Mapping[str, str] | None,  # column: kind
+    columns: Iterable[str],  # those that there are
+) -> None:
+    "`ValueError` for a kind that is none of `KINDS` and for a name that isn't a column."
+    columns = list(columns)
+    for name, kind in (kinds or {}).items():
         if kind not in KINDS:
-            raise ValueError(f"kind of {name} must be one of {KINDS}; found {kind!r}")
-    kinds = {n: known[n].kind if n in known else "score" for n in table}
-    return kinds | given
+            found = f"found {kind!r} for {name!r}"
+            raise ValueError(f"kinds must be out of {KINDS}; {found}")
+        if name not in columns:
+            raise ValueError(
+                f"kinds must name columns out of {columns}; found {name!r}"
+            )
+
+
+# %% ../nbs/21_ranking.ipynb #bc83c13a
+def kinds_of(
+    ranking: "Ranking | pd.DataFrame",  # models by scores
+    kinds: Mapping[str, str] | None = None,  # of columns, laid over the known ones
+) -> dict[str, str]:  # column: kind
+    """The kind of each column: what `kinds` says, or else the ranking, or else the registry.
+
+    A column that none of them knows is a score.
+    """
+    known = {name: score.kind for name, score in known_scores().items()}
+    table = ranking
+    if isinstance(ranking, Ranking):
+        known |= ranking.kinds
+        table = ranking.table
+    known |= kinds or {}
+    return {name: known.get(name, "score") for name in table}
 
 
 # %% ../nbs/21_ranking.ipynb #bb179f8d
@@ -151,6 +164,7 @@ class Ranking(TitledTable):
     kinds: dict[str, str] = field(default_factory=dict)  # column: kind
 
     def __post_init__(self):
+        check_kinds(self.kinds, self.table)
         object.__setattr__(self, "kinds", kinds_of(self.table, self.kinds))
 
     @property

@@ -42,6 +42,7 @@ from threadpoolctl import ThreadpoolController
 from .cloud import check_labels
 from .collapse import collapse_cloud
 from .embeddings import EmbeddingKey, Embeddings, digest
+from .source_ratios import measure_source_ratios
 
 
 # %% ../nbs/20_scores.ipynb #c22b7624
@@ -178,7 +179,7 @@ def example_embeddings(
     n_per_class: int = 40,  # images of each class
     dim: int = 20,  # width of the features
     seed: int = 0,  # of the noise
-    **facts,  # `num_params`, `imagenet_top1`
+    **facts,  # `num_params`, `imagenet_top1`, `source_ratios`
 ) -> Embeddings:
     """Made-up embeddings on the path of collapse (`collapse_cloud`).
 
@@ -401,7 +402,9 @@ class HardCase(NamedTuple):
 # %% ../nbs/20_scores.ipynb #dc123252
 def hard_cases() -> dict[str, HardCase]:
     "Embeddings that make scores fail, by name."
-    base = example_embeddings(0.3, n_per_class=20, num_params=7, imagenet_top1=70.0)
+    facts = dict(num_params=7, imagenet_top1=70.0)
+    facts["source_ratios"] = measure_source_ratios(example_embeddings(0.3))
+    base = example_embeddings(0.3, n_per_class=20, **facts)
     cases = _hard_labels(base) | _hard_shapes(base) | _hard_numbers(base)
     return {
         name: HardCase(partial(replace, base, **changes), words)

@@ -33,7 +33,7 @@ def _known(score: str, name: str, embeddings: Embeddings) -> float:
 @register_score(
     needs="source",
     cost="a look-up",
-    source="the poster, Geometric Insights and PR of its table",
+    reference="the poster, Geometric Insights and PR of its table",
 )
 def pr(embeddings: Embeddings) -> float:
     "The negative persistence ratio of the model's source embeddings. `ValueError` where it isn't known."
@@ -43,7 +43,7 @@ def pr(embeddings: Embeddings) -> float:
 @register_score(
     needs="source",
     cost="a look-up",
-    source="page remedies, labelled ratio; chosen and confirmed in the study remedies",
+    reference="page remedies, labelled ratio; chosen and confirmed in the study remedies",
 )
 def pr_labelled(embeddings: Embeddings) -> float:
     """The negative labelled ratio (`ratio_labelled`) of the model's source embeddings.
@@ -54,7 +54,7 @@ def pr_labelled(embeddings: Embeddings) -> float:
 
 
 @register_score(
-    needs="source", cost="a look-up", source="page remedies, bars of whole pieces"
+    needs="source", cost="a look-up", reference="page remedies, bars of whole pieces"
 )
 def pr_whole(embeddings: Embeddings) -> float:
     """The negative ratio of whole pieces (`ratio_whole`) of the model's source embeddings.

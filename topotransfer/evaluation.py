@@ -37,7 +37,7 @@ from .cloud import check_count
 from .ranking import Ranking, TitledTable
 from .scores import KINDS, SCORES, marked
 
-# %% ../nbs/22a_evaluation.ipynb #b6b5183c
+# %% ../nbs/22a_evaluation.ipynb #2dace038
 def table_of(ranking: Ranking | pd.DataFrame) -> pd.DataFrame:  # models by scores
     "The table of a ranking, or the table itself."
     return ranking.table if isinstance(ranking, Ranking) else ranking
@@ -45,8 +45,7 @@ def table_of(ranking: Ranking | pd.DataFrame) -> pd.DataFrame:  # models by scor
 
 def kinds_of(
     ranking: Ranking | pd.DataFrame,  # models by scores
-    kinds: Mapping[str, str]
-    | None = None,  # kinds of columns, laid over the known ones
+    kinds: Mapping[str, str] | None = None,  # laid over the known ones
 ) -> dict[str, str]:  # column: kind
     """The kind of each column: what `kinds` says, or else the ranking, or else the registry.
 
@@ -58,7 +57,7 @@ def kinds_of(
     known |= kinds or {}
     return {name: known.get(name, "score") for name in table_of(ranking)}
 
-# %% ../nbs/22a_evaluation.ipynb #48fd4bf4
+# %% ../nbs/22a_evaluation.ipynb #65521c3c
 def check_kinds(
     kinds: Mapping[str, str] | None,  # column: kind
     columns: Iterable[str],  # those that there are
@@ -99,18 +98,8 @@ def _statistic(name: str, n: int, top: int) -> Callable:
         return _STATISTICS[name]
     return lambda scores, truth: top_regret(scores, truth, min(top, n))
 
-# %% ../nbs/22a_evaluation.ipynb #55ee22eb
-_COLUMNS = [
-    "kind",
-    "tau_b",
-    "low",
-    "high",
-    "p",
-    "weighted_tau",
-    "pearson",
-    "regret",
-    "n",
-]
+# %% ../nbs/22a_evaluation.ipynb #5aca27e0
+_COLUMNS = "kind tau_b low high p weighted_tau pearson regret n".split()
 
 
 def _judge(scores, truth, top: int) -> tuple:
@@ -198,9 +187,9 @@ def fewer_note(
         f"so not comparable with them: {', '.join(fewer)}"
     ]
 
-# %% ../nbs/22a_evaluation.ipynb #4cad8f7f
+# %% ../nbs/22a_evaluation.ipynb #568f982c
 def dots_and_intervals(
-    table: pd.DataFrame,  # a row per score, the lowest first; `kind`, `low`, `high`, value
+    table: pd.DataFrame,  # a row per score, lowest first; `kind`, `low`, `high`, value
     value: str,  # the value's column
     remarks: list[str],  # what to write beside each row
     xlabel: str,  # what the value is
@@ -216,9 +205,8 @@ def dots_and_intervals(
     ax.scatter(table[value], rows, facecolors=face, edgecolors=edge, zorder=3)
     for y, remark in enumerate(remarks):
         ax.text(1.15, y, remark, va="center", fontsize=8)
-    labels = [
-        marked(name) + " (baseline)" * hollow for name, hollow in baseline.items()
-    ]
+    suffix = np.where(baseline, " (baseline)", "")
+    labels = [marked(name) + end for name, end in zip(table.index, suffix)]
     ax.set_yticks(rows, labels)
     ax.axvline(0, color="0.7")
     ax.set(xlim=(-1.1, 1.1), ylim=(-0.6, len(table) - 0.4), xlabel=xlabel)

@@ -11,7 +11,7 @@ from operator import index
 import numpy as np
 
 
-# %% ../nbs/00_cloud.ipynb #0fd55643
+# %% ../nbs/00_cloud.ipynb #9de28404
 def _as_array(values, name: str) -> np.ndarray:
     "A NumPy view of an array, a tensor (also on a GPU, also bfloat16) or a nested list."
     if hasattr(values, "detach"):
@@ -26,7 +26,7 @@ def _as_array(values, name: str) -> np.ndarray:
         ) from error
 
 
-# %% ../nbs/00_cloud.ipynb #0ee1afdf
+# %% ../nbs/00_cloud.ipynb #70377e8f
 def _refuse_nonfinite(array: np.ndarray) -> None:
     "Raise a `ValueError` that names the first bad row; finite values pass."
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 # %% ../nbs/22a_evaluation.ipynb #b5bfe8a3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,10 +45,10 @@ from topotransfer.agreement import (
 
 from .cloud import check_count
 from .ranking import Ranking, TitledTable, check_kinds, kinds_of
-from .scores import SCORES, marked
+from .scores import KINDS, SCORES, marked
 
 
-# %% ../nbs/22a_evaluation.ipynb #b6b5183c
+# %% ../nbs/22a_evaluation.ipynb #2dace038
 def table_of(ranking: Ranking | pd.DataFrame) -> pd.DataFrame:  # models by scores
     "The table of a ranking, or the table itself."
     return ranking.table if isinstance(ranking, Ranking) else ranking
@@ -80,18 +80,8 @@ def _statistic(name: str, n: int, top: int) -> Callable:
     return lambda scores, truth: top_regret(scores, truth, min(top, n))
 
 
-# %% ../nbs/22a_evaluation.ipynb #55ee22eb
-_COLUMNS = [
-    "kind",
-    "tau_b",
-    "low",
-    "high",
-    "p",
-    "weighted_tau",
-    "pearson",
-    "regret",
-    "n",
-]
+# %% ../nbs/22a_evaluation.ipynb #5aca27e0
+_COLUMNS = "kind tau_b low high p weighted_tau pearson regret n".split()
 
 
 def _judge(scores, truth, top: int) -> tuple:
@@ -185,9 +175,9 @@ def fewer_note(
     ]
 
 
-# %% ../nbs/22a_evaluation.ipynb #4cad8f7f
+# %% ../nbs/22a_evaluation.ipynb #568f982c
 def dots_and_intervals(
-    table: pd.DataFrame,  # a row per score, the lowest first; `kind`, `low`, `high`, value
+    table: pd.DataFrame,  # a row per score, lowest first; `kind`, `low`, `high`, value
     value: str,  # the value's column
     remarks: list[str],  # what to write beside each row
     xlabel: str,  # what the value is
@@ -203,9 +193,8 @@ def dots_and_intervals(
     ax.scatter(table[value], rows, facecolors=face, edgecolors=edge, zorder=3)
     for y, remark in enumerate(remarks):
         ax.text(1.15, y, remark, va="center", fontsize=8)
-    labels = [
-        marked(name) + " (baseline)" * hollow for name, hollow in baseline.items()
-    ]
+    suffix = np.where(baseline, " (baseline)", "")
+    labels = [marked(name) + end for name, end in zip(table.index, suffix)]
     ax.set_yticks(rows, labels)
     ax.axvline(0, color="0.7")
     ax.set(xlim=(-1.1, 1.1), ylim=(-0.6, len(table) - 0.4), xlabel=xlabel)

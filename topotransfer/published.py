@@ -12,13 +12,18 @@ import pandas as pd
 
 
 # %% ../nbs/22d_published.ipynb #27308ff0
-def published_sources() -> (
-    pd.DataFrame
-):  # one row per table: `source`, `place`, `notes` on its errors
+def _read(name: str) -> pd.DataFrame:
+    "A table of the package's data."
+    folder = resources.files("topotransfer") / "data"
+    return pd.read_csv(folder / f"published_{name}.csv")
+
+
+def published_sources() -> pd.DataFrame:  # per table `source`, `place`, `notes`
     "Where each published table comes from, and what is known to be wrong with it."
     return _read("sources").set_index("file")
 
 
+# %% ../nbs/22d_published.ipynb #e08d44ea
 def published(
     name: str,  # "poster", "tllib", "model_spider", "sfda" or "torchvision"
 ) -> pd.DataFrame:  # as published; datasets and models named as in "tllib"
@@ -29,37 +34,29 @@ def published(
     return _read(name)
 
 
-def _read(name: str) -> pd.DataFrame:
-    return pd.read_csv(
-        resources.files("topotransfer") / "data" / f"published_{name}.csv"
-    )
-
-
 # %% ../nbs/22d_published.ipynb #8ed17e89
 def published_benchmark(
     accuracies: str = "tllib",  # whose fine-tuning is the truth: "tllib" or "sfda"
     scores: str = "tllib",  # whose scores: "tllib" or "model_spider"
 ) -> dict[str, pd.DataFrame]:  # dataset: ten models by `accuracy`, scores and baselines
-    """The published zoo of ten models on all datasets that both publications have. `ValueError` for other names."""
-    for name, value, known in (
-        ("accuracies", accuracies, ("tllib", "sfda")),
-        ("scores", scores, ("tllib", "model_spider")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {known}; found {value!r}")
-    facts = published("torchvision").set_index("model")[
-        ["num_params", "imagenet_top1", "feature_dim"]
-    ]
+    "The published zoo of ten models on all datasets that both publications have. `ValueError` for other names."
+    if accuracies not in ("tllib", "sfda"):
+        raise ValueError(
+            f"accuracies must be one of ('tllib', 'sfda'); found {accuracies!r}"
+        )
+    if scores not in ("tllib", "model_spider"):
+        raise ValueError(
+            f"scores must be one of ('tllib', 'model_spider'); found {scores!r}"
+        )
+    facts = published("torchvision").set_index("model")
+    facts = facts[["num_params", "imagenet_top1", "feature_dim"]]
     truth = published(accuracies).set_index("dataset")
     tables = {}
     for dataset, rows in published(scores).groupby("dataset", sort=False):
         if dataset not in truth.index:
             continue
         accuracy = truth.loc[dataset].set_index("model")["accuracy"]
-        tables[dataset] = (
-            rows.set_index("model")
-            .drop(columns=["dataset", "accuracy"], errors="ignore")
-            .join(facts)
-            .assign(accuracy=accuracy)
-        )
+        table = rows.set_index("model").drop(columns="dataset")
+        table = table.drop(columns="accuracy", errors="ignore").join(facts)
+        tables[dataset] = table.assign(accuracy=accuracy)
     return tables

@@ -75,16 +75,17 @@ def quantise(png):
     return base64.b64encode(out.getvalue()).decode()
 
 
+def is_bar(output):
+    "Whether an output is a progress bar."
+    return output.get("name") == "stderr" and "\r" in "".join(output["text"])
+
+
 def tidy_outputs(nb):
     "Drop progress bars and shrink pictures, so that a second run gives no difference."
     for cell in nb.cells:
         if cell.cell_type != "code":
             continue
-        cell.outputs = [
-            o
-            for o in cell.get("outputs", [])
-            if not (o.get("name") == "stderr" and "\r" in "".join(o["text"]))
-        ]
+        cell.outputs = [o for o in cell.get("outputs", []) if not is_bar(o)]
         for o in cell.outputs:
             if "image/png" in o.get("data", {}):
                 o["data"]["image/png"] = quantise(o["data"]["image/png"])
@@ -98,23 +99,28 @@ def has_flag(cell, flags):
     )
 
 
+def test_cells(code, flags):
+    "The cells that run and hold tests; code that is exported is none."
+    words = re.compile(r"\b(test_\w+|assert|ExceptionExpected)\b")
+    running = [c for c in code if not is_exported(c) and not has_flag(c, flags)]
+    return [c for c in running if words.search(c.source)]
+
+
+def is_exported(cell):
+    "Whether a cell goes into the package."
+    return bool(re.search(r"^#\|\s*exports?\b", cell.source, re.M))
+
+
 def run_cells(path, save, flags):
-    "Run the cells of a notebook that carry none of the flags: `(number of test cells, error or '')`."
+    "Run the cells of a notebook without flags: `(number of test cells, error or '')`."
     from execnb.nbio import write_nb
     from execnb.shell import CaptureShell
     from nbdev.process import NBProcessor
 
     nb = NBProcessor(path, rm_directives=False).nb
     code = [c for c in nb.cells if c.cell_type == "code"]
-    exporting = [c for c in code if re.search(r"^#\|\s*exports?\b", c.source, re.M)]
-    tests = [
-        c
-        for c in code
-        if c not in exporting
-        and not has_flag(c, flags)
-        and re.search(r"\b(test_\w+|assert|ExceptionExpected)\b", c.source)
-    ]
-    if exporting and not tests:
+    tests = test_cells(code, flags)
+    if not tests and any(map(is_exported, code)):
         return 0, "exports code but holds no test"
     # a cell that now prints nothing would else keep what it printed before
     for cell in code:
@@ -205,34 +211,36 @@ class Page:
         return f"its process died with exit status {code}" if code else ""
 
 
+def loaded_server():
+    "A fork server that has loaded what pages import: no page waits for it."
+    os.environ.update(ENVIRONMENT)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    ready = context.Process(target=int)
+    ready.start()
+    ready.join()
+    return context
+
+
+def wait_for(running, limit):
+    "Wait until a page ends or has had its time; the pages that did."
+    nearest = limit - max(page.wall for page in running)
+    pairs = [(page.receiver, page.process.sentinel) for page in running]
+    connection.wait([one for pair in pairs for one in pair], timeout=max(nearest, 0))
+    return [page for page in running if page.ended or page.wall >= limit]
+
+
 def run_notebooks(paths, save=False, flags=SKIP_FLAGS, limit=LIMIT):
     """Run notebooks, as many at a time as there are cores.
 
     Yields `(outcome, fork server's processor seconds)` as they end.
     """
-    os.environ.update(ENVIRONMENT)
-    context = multiprocessing.get_context("forkserver")
-    waiting = list(paths)
-    running = []
-    context.set_forkserver_preload(PRELOADED)
-    # the server has loaded everything once this has ended: no page waits for it
-    ready = context.Process(target=int)
-    ready.start()
-    ready.join()
+    context, waiting, running = loaded_server(), list(paths), []
     try:
         while waiting or running:
             while waiting and len(running) < (os.cpu_count() or 1):
                 running.append(Page(context, waiting.pop(0), save, flags))
-            nearest = limit - max(page.wall for page in running)
-            connection.wait(
-                [
-                    waitable
-                    for page in running
-                    for waitable in (page.receiver, page.process.sentinel)
-                ],
-                timeout=max(nearest, 0),
-            )
-            for page in [page for page in running if page.ended or page.wall >= limit]:
+            for page in wait_for(running, limit):
                 running.remove(page)
                 yield page.end(limit)
     finally:  # Ctrl-C reaches this process, not the pages

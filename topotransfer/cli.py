@@ -28,7 +28,7 @@ from .extraction import extract
 from .ranking import Ranking, rank
 from .reproduction import reproduce_poster
 from .small_nets import small_zoo
-from .small_zoo_truth import small_zoo_truth
+from .small_zoo_truth import fine_tuned_accuracy
 from .source_ratios import add_source_pr
 from .zoo import bundled_zoo, model
 
@@ -151,9 +151,7 @@ SMALL_SCORES += ["leep", "nce", "logme", "nc1"]
 def _rank_small(images: ImageSet, store: Store, **running) -> Ranking:
     "The small networks on the bundled silhouettes, with their accuracies."
     ranking = rank(small_zoo(), images, SMALL_SCORES, "pr", store, **running)
-    truth = small_zoo_truth()
-    accuracies = truth[truth.target == images.name].groupby("model").accuracy.mean()
-    return ranking.with_column("fine_tuned", accuracies, "truth")
+    return ranking.with_column("fine_tuned", fine_tuned_accuracy(images.name), "truth")
 
 
 # %% ../nbs/31_cli.ipynb #c0be5106

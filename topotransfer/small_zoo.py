@@ -53,7 +53,6 @@ from torch import nn
 from topotransfer.packaged import (
     emoji,
     fashion,
-    fashion_sample,
     glyphs,
     icons,
     mnist_5k,

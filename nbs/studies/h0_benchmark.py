@@ -156,20 +156,12 @@ def workloads():
         yield name, 20_000, 512, ["topotransfer", "scipy"]
     for name in ("clustered", "collapsed", "unclustered"):
         yield name, 50_000, 2_048, ["topotransfer"]
-    for model in (
-        "efficientnet_lite0",
-        "efficientnet_lite1",
-        "efficientnet_lite2",
-        "mobilenet_v2",
-    ):
+    lite = [f"efficientnet_lite{i}" for i in range(3)]
+    for model in (*lite, "mobilenet_v2"):
         yield f"real {model}", 10_000, 1_280, ["topotransfer", "giotto_ph", "scipy"]
     for n in (500, 1_000, 2_000, 4_000, 8_000, 16_000):
-        yield (
-            "clustered",
-            n,
-            256,
-            ["topotransfer", "scipy"] + ["ripser", "giotto_ph"] * (n <= 8_000),
-        )
+        some = ["ripser", "giotto_ph"] if n <= 8_000 else []
+        yield "clustered", n, 256, ["topotransfer", "scipy", *some]
     for d in (16, 64, 256, 1_024, 4_096):
         yield "clustered", 4_000, d, ["topotransfer", "scipy", "ripser", "giotto_ph"]
 

@@ -17,7 +17,7 @@ from multiprocessing import connection
 from typing import NamedTuple
 
 SKIP_FLAGS = {"notest", "slow", "gpu"}
-COLOURS = 64
+COLOURS = 128
 LIMIT = 1800  # seconds after which a page is taken to hang
 # What nearly every page imports, loaded once: third-party modules only, and none that starts a thread.
 PRELOADED = [
@@ -66,12 +66,19 @@ class Outcome(NamedTuple):
 
 
 def quantise(png):
-    "The PNG (base64) with a palette of 64 colours: small, and the same bytes for the same picture."
+    """The PNG (base64) with a palette: small, and the same bytes for the same picture.
+
+    An octree keeps colours that are rare, of single dots for example. A picture that has
+    few colours stays as it is.
+    """
     from PIL import Image
 
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    if image.getcolors(COLOURS):
+        return png
     out = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    octree = dict(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.quantize(COLOURS, **octree).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 

@@ -42,7 +42,7 @@ from scipy.stats import (
     weightedtau,
 )
 
-from .cloud import check_count
+from .cloud import check_count, value_or_nan
 
 
 # %% ../nbs/22_agreement.ipynb #6f94f704
@@ -312,15 +312,6 @@ def swapped_taus(
     return _tau_b(agreement, pairs, np.abs(t).sum() / 2)
 
 
-# %% ../nbs/22_agreement.ipynb #e1142899
-def _or_nan(statistic: Callable, scores: np.ndarray, truth: np.ndarray) -> float:
-    "A statistic, or NaN where it isn't defined."
-    try:
-        return statistic(scores, truth)
-    except ValueError:
-        return np.nan
-
-
 # %% ../nbs/22_agreement.ipynb #48427b38
 def _weighted_taus(
     scores: np.ndarray, truth: np.ndarray
@@ -375,7 +366,7 @@ def _each_row(
     "A statistic of every row, in chunks; NaN where it isn't defined."
     truth = np.broadcast_to(truth, scores.shape)
     if statistic not in _ROWWISE:
-        return np.array([_or_nan(statistic, s, t) for s, t in zip(scores, truth)])
+        return np.array([value_or_nan(statistic, s, t) for s, t in zip(scores, truth)])
     size = max(1, _CELLS // (scores.shape[1] ** 2))
     found = []
     for start in range(0, len(scores), size):
@@ -517,7 +508,7 @@ def leave_one_out(
     truth = np.asarray(truth, dtype=np.float64)
     found = []
     for i in range(len(scores)):
-        found.append(_or_nan(statistic, np.delete(scores, i), np.delete(truth, i)))
+        found.append(value_or_nan(statistic, np.delete(scores, i), np.delete(truth, i)))
     return np.array(found)
 
 

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from .cloud import check_count
 from .datasets import Dataset
 from .embeddings import digest, write_whole
-from .zoo import Backbone, ModelSpec, last_linear
+from .zoo import Backbone, ModelSpec, last_linear, recorded
 
 
 # %% ../nbs/23_finetuning.ipynb #7f8dab1e
@@ -256,16 +256,12 @@ def _frozen(network: nn.Module, train, test, device) -> tuple:
     "The head alone, with the features of the images in place of the images."
     body = network.eval()
     _, head = last_linear(body)
-    taken = []
-    hook = head.register_forward_hook(
-        lambda layer, inputs, output: taken.append(inputs[0].detach().float().cpu())
-    )
     found = []
     for images, labels in (train, test):
-        taken.clear()
-        _predict(body, images, device)
-        found.append((torch.cat(taken), labels))
-    hook.remove()
+        with recorded(head) as calls:
+            _predict(body, images, device)
+        features = [taken.detach().float().cpu() for taken, _ in calls]
+        found.append((torch.cat(features), labels))
     return copy.deepcopy(head), *found
 
 

@@ -21,8 +21,9 @@ def _ripser_bars(
     from ripser import ripser  # here, since ripser takes a second to load
 
     points = points.astype(np.float64)
+    # ripser's single precision overflows without a unit
     unit = power_of_two(points)
-    # ripser takes a wide cloud for a mistake; embeddings are wide
+    # it warns where there are more columns than rows; embeddings are wide
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         deaths = ripser(points / unit, maxdim=0)["dgms"][0][:, 1]
@@ -38,9 +39,9 @@ def h0_persistence(
     backend: str = "exact",  # "exact" (this package's, float64) or "ripser" (the reference library, float32)
     **options,  # of `minimum_spanning_tree`, for the exact backend: core_neighbour, device, memory, progress
 ) -> np.ndarray:  # `(n - 1,)` float64, decreasing, in the unit of the points
-    """Degree-0 persistences of the Vietoris-Rips filtration of a cloud, without the infinite bar.
+    """Degree-0 persistences of the Vietoris-Rips filtration of a cloud, without the bar that never ends.
 
-    All n - 1 finite bars are returned, those of duplicated points (length 0) included. Raises what
+    Distances are Euclidean. All n - 1 finite bars are returned, those of duplicated points (length 0) included. Raises what
     `minimum_spanning_tree` raises, and `ValueError` for an unknown backend. `ripser` (Bauer 2021, J. Appl. Comput.
     Topol. 5) is what the poster's readers expect; it works in single precision and leaves bars of length 0 out, which
     are put back here.
@@ -63,10 +64,11 @@ def h0_persistence(
 # %% ../nbs/02_persistence.ipynb #de78b84c
 def h0_diagram(
     bars,  # `(n - 1,)` persistences from `h0_persistence`
-) -> (
-    np.ndarray
-):  # `(n - 1, 2)` pairs (birth, death), as ripser returns and persim expects them
-    "The persistence diagram of degree-0 bars: every bar is born at 0 and dies at its persistence."
+) -> np.ndarray:  # `(n - 1, 2)` pairs (birth, death)
+    """The persistence diagram of degree-0 bars: born at 0, each dies at its persistence.
+
+    The array is what ripser returns and persim expects. `ValueError` for another shape.
+    """
     bars = np.asarray(bars, dtype=np.float64)
     if bars.ndim != 1:
         raise ValueError(f"bars must have shape (n - 1,); found shape {bars.shape}")

@@ -343,10 +343,7 @@ def rank(
     dataset: Dataset,  # labelled images
     scores: Iterable[str] | None = None,  # registered names; all by default
     by: str = "pr_target",  # the column to sort by, best first
-    store: Store
-    | str
-    | Path
-    | None = None,  # or its folder; the default store if missing
+    store: Store | str | Path | None = None,  # or its folder; by default the usual one
     progress: bool = True,  # show bars
     **extraction,  # `device`, `batch_size`, `num_workers`, … of `extract`
 ) -> Ranking:

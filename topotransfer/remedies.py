@@ -21,7 +21,7 @@ __all__ = [
 from collections.abc import Callable
 
 import numpy as np
-from scipy.cluster.hierarchy import linkage
+from scipy.cluster.hierarchy import DisjointSet, linkage
 from scipy.spatial.distance import cdist, squareform
 
 from .cloud import check_count, check_labels, check_points
@@ -53,20 +53,12 @@ def merge_sizes(
 
     The tree is put together from its shortest edge on.
     """
-    root = list(range(n))
-    size = [1] * n
-    smaller = np.empty(n - 1, dtype=np.int64)
-    for i, (a, b) in enumerate(np.asarray(edges).tolist()):
-        while root[a] != a:
-            root[a] = a = root[root[a]]
-        while root[b] != b:
-            root[b] = b = root[root[b]]
-        if size[a] < size[b]:
-            a, b = b, a
-        smaller[i] = size[b]
-        root[b] = a
-        size[a] += size[b]
-    return smaller
+    pieces = DisjointSet(range(n))
+    smaller = []
+    for a, b in np.asarray(edges).tolist():
+        smaller.append(min(pieces.subset_size(a), pieces.subset_size(b)))
+        pieces.merge(a, b)
+    return np.array(smaller, dtype=np.int64)
 
 
 # %% ../nbs/03a_remedies.ipynb #9a7150c9

@@ -229,13 +229,9 @@ def _ratios(
 # %% ../nbs/24_reproduction.ipynb #c2c21999
 def reproduce_poster(
     imagenet: str | Path,  # holds `val`, one folder of images per class
-    zoo: Iterable[ModelSpec]
-    | None = None,  # models of the poster's zoo; all ten if missing
+    zoo: Iterable[ModelSpec] | None = None,  # of the poster's zoo; all ten if missing
     limit: int | None = None,  # images per class; all by default
-    store: Store
-    | str
-    | Path
-    | None = None,  # of the embeddings; the default store if missing
+    store: Store | str | Path | None = None,  # or its folder; by default the usual one
     device: str = "cpu",  # where networks and spanning trees run
     **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> Reproduction:

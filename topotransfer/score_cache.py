@@ -7,11 +7,18 @@ __all__ = ["score_fingerprint", "ScoreCache"]
 
 # %% ../nbs/20j_score_cache.ipynb #c2c10461
 import re
-import warnings
 from importlib import metadata
 from pathlib import Path
 
-from .embeddings import Embeddings, Store, digest, load_entry, save_entry
+from topotransfer.embeddings import (
+    Embeddings,
+    Store,
+    digest,
+    keep_if_possible,
+    load_entry,
+    save_entry,
+)
+
 from .moments import forget_if_changed
 from .scores import Score, compute_score, compute_scores, registered
 from .source_code import code_fingerprint
@@ -111,11 +118,8 @@ class ScoreCache:
         kept = dict(value=found, reason=None)
         if isinstance(found, ValueError):
             kept = dict(value=None, reason=str(found))
-        try:
-            save_entry(self.path(e, name), belongs | kept)
-        except OSError as error:
-            message = f"{name} of {e.key.model} can't be kept: {error}"
-            warnings.warn(message, stacklevel=4)
+        trouble = f"{name} of {e.key.model} can't be kept"
+        keep_if_possible(trouble, save_entry, self.path(e, name), belongs | kept)
 
     def _load(
         self, e: Embeddings, belongs: dict[str, str]

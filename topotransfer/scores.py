@@ -22,7 +22,6 @@ __all__ = [
     "few_threads",
     "compute_score",
     "compute_scores",
-    "value_or_nan",
     "HardCase",
     "hard_cases",
     "check_score",
@@ -337,15 +336,6 @@ def compute_scores(
         together = [together] * len(sound)
     values = iter(together)
     return [found if isinstance(found, Exception) else next(values) for found in alone]
-
-
-# %% ../nbs/20_scores.ipynb #f511f338
-def value_or_nan(function: Callable, *arguments) -> float:
-    "What a function returns, or NaN where it raises `ValueError`: a value that isn't defined, in a table."
-    try:
-        return function(*arguments)
-    except ValueError:
-        return np.nan
 
 
 # %% ../nbs/20_scores.ipynb #0964b95c

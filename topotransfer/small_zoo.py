@@ -60,12 +60,13 @@ from topotransfer.packaged import (
     without_twins,
 )
 
+from .cloud import value_or_nan
 from .datasets import ImageSet, animals, digits
 from .embeddings import Embeddings, write_whole
 from .finetuning import Recipe, finetune_network, one_epoch, prepared
 from .ranking import default_scores, rank_embeddings
 from .remedies import RATIOS
-from .scores import SCORES, compute_score, value_or_nan
+from .scores import SCORES, compute_score
 from .small_nets import ARCHITECTURES, grey_28, small_net
 from .source_ratios import add_source_pr
 from .watching import accuracy, embed, look

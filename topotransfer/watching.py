@@ -19,12 +19,12 @@ from topotransfer.collapse import (
     nc4_nearest_mean,
 )
 
+from .cloud import value_or_nan
 from .embeddings import EmbeddingKey, Embeddings, digest
 from .finetuning import Recipe, finetune_network
 from .moments import spanning_tree
 from .ratio import pieces_of_tree, ratio_of_bars
 from .remedies import ratio_labelled, ratio_of_whole_pieces
-from .scores import value_or_nan
 from .zoo import Backbone
 
 

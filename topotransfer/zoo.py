@@ -7,6 +7,7 @@ __all__ = [
     "ModelSpec",
     "identity_of",
     "last_linear",
+    "recorded",
     "Backbone",
     "torchvision_model",
     "timm_model",
@@ -96,7 +97,7 @@ def last_linear(
 
 # %% ../nbs/12_zoo.ipynb #6893bdaa
 @contextmanager
-def _recorded(layer: nn.Module):
+def recorded(layer: nn.Module):
     "While the block runs: a list that gets `(input, output)` of each call of a layer."
     calls = []
 
@@ -147,7 +148,7 @@ class Backbone(nn.Module):
     def forward(
         self, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:  # `(n, d)` and `(n, C)`
-        with _recorded(self._head[1]) as calls:
+        with recorded(self._head[1]) as calls:
             output = self.network(images)
         if not calls or not _same(output, calls[-1][1]):
             raise ValueError(

@@ -36,15 +36,16 @@ def _ripser_bars(
 # %% ../nbs/02_persistence.ipynb #f5c9db24
 def h0_persistence(
     points,  # `(n, d)` cloud of at least 2 points: array or tensor
-    backend: str = "exact",  # "exact" (this package's, float64) or "ripser" (the reference library, float32)
-    **options,  # of `minimum_spanning_tree`, for the exact backend: core_neighbour, device, memory, progress
+    backend: str = "exact",  # or "ripser": the reference library, float32
+    **options,  # of `minimum_spanning_tree`, for the exact backend
 ) -> np.ndarray:  # `(n - 1,)` float64, decreasing, in the unit of the points
     """Degree-0 persistences of the Vietoris-Rips filtration of a cloud, without the bar that never ends.
 
-    Distances are Euclidean. All n - 1 finite bars are returned, those of duplicated points (length 0) included. Raises what
-    `minimum_spanning_tree` raises, and `ValueError` for an unknown backend. `ripser` (Bauer 2021, J. Appl. Comput.
-    Topol. 5) is what the poster's readers expect; it works in single precision and leaves bars of length 0 out, which
-    are put back here.
+    Distances are Euclidean. All n - 1 finite bars are returned, those of duplicated points
+    (length 0) included. Raises what `minimum_spanning_tree` raises, and `ValueError` for an
+    unknown backend. `ripser` (Bauer 2021, J. Appl. Comput. Topol. 5) is what the poster's
+    readers expect; it works in single precision and leaves bars of length 0 out, which are
+    put back here.
     """
     if backend == "exact":
         # the engine has a page of its own, after this one: asked for when it is needed

@@ -6,8 +6,8 @@
 __all__ = [
     "TitledTable",
     "check_kinds",
-    "kinds_of",
     "Ranking",
+    "kinds_of",
     "default_scores",
     "rank_embeddings",
     "rank",
@@ -88,24 +88,6 @@ def check_kinds(
             raise ValueError(
                 f"kinds must name columns out of {columns}; found {name!r}"
             )
-
-
-# %% ../nbs/21_ranking.ipynb #bc83c13a
-def kinds_of(
-    ranking: "Ranking | pd.DataFrame",  # models by scores
-    kinds: Mapping[str, str] | None = None,  # of columns, laid over the known ones
-) -> dict[str, str]:  # column: kind
-    """The kind of each column: what `kinds` says, or else the ranking, or else the registry.
-
-    A column that none of them knows is a score.
-    """
-    known = {name: score.kind for name, score in known_scores().items()}
-    table = ranking
-    if isinstance(ranking, Ranking):
-        known |= ranking.kinds
-        table = ranking.table
-    known |= kinds or {}
-    return {name: known.get(name, "score") for name in table}
 
 
 # %% ../nbs/21_ranking.ipynb #bb179f8d
@@ -235,6 +217,24 @@ class Ranking(TitledTable):
         star = "; * relative to this zoo" if self.relative else ""
         _draw_ranks(ax, shade, cells, label + star)
         return ax
+
+
+# %% ../nbs/21_ranking.ipynb #bc83c13a
+def kinds_of(
+    ranking: Ranking | pd.DataFrame,  # models by scores
+    kinds: Mapping[str, str] | None = None,  # of columns, laid over the known ones
+) -> dict[str, str]:  # column: kind
+    """The kind of each column: what `kinds` says, or else the ranking, or else the registry.
+
+    A column that none of them knows is a score.
+    """
+    known = {name: score.kind for name, score in known_scores().items()}
+    table = ranking
+    if isinstance(ranking, Ranking):
+        known |= ranking.kinds
+        table = ranking.table
+    known |= kinds or {}
+    return {name: known.get(name, "score") for name in table}
 
 
 # %% ../nbs/21_ranking.ipynb #fb6ae444

@@ -1,5 +1,6 @@
 """Render the book as a site."""
 
+import ast
 import html
 import re
 import shutil
@@ -17,13 +18,14 @@ NUMBER = re.compile(r"\b\d{2}[a-z]?_(?=\w+\.(?:ipynb|html)|\w+$)")
 def docs():
     "Render the book as a site into `_docs/`, offline: nbdev stages the pages, smalldocs renders them."
     import nbdev.doclinks
+    import nbdev.serve
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
-    from nbdev.serve import proc_nbs
 
+    nbdev.serve.FilterDefaults = page_filter()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
     nbdev_sidebar.__wrapped__(path=NBS)
-    staged = proc_nbs(NBS, n_workers=0, force=True)
+    staged = nbdev.serve.proc_nbs(NBS, n_workers=0, force=True)
     shutil.copy(NBS / "styles.css", staged)
     for path in [staged / "sidebar.yml", *staged.rglob("*.ipynb")]:
         path.write_text(
@@ -41,6 +43,39 @@ def docs():
     for page in (ROOT / "_docs").rglob("*.html"):
         page.write_text(native_math(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"open {ROOT / '_docs' / 'index.html'}")
+
+
+def page_filter():
+    "What nbdev does to a page, and the code of private helpers shown besides."
+    from nbdev.processors import FilterDefaults, rm_export
+
+    class PageFilter(FilterDefaults):
+        def base_procs(self):
+            steps = super().base_procs()
+            steps.insert(steps.index(rm_export), fold_helpers)
+            return steps
+
+    return PageFilter
+
+
+def fold_helpers(cell):
+    """Show exported code that gets no entry of its own, folded.
+
+    nbdev hides every exported cell and puts an entry in its place for each public
+    function or class. A private helper would leave nothing behind its sentence.
+    """
+    directives = cell.get("directives_") or {}
+    if "export" in directives and "hide" not in directives and is_helper(cell.source):
+        del directives["export"]
+        cell.source = f"#| code-fold: true\n{cell.source}"
+
+
+def is_helper(source):
+    "Whether code does more than import, and defines no public function or class."
+    body = ast.parse(source).body
+    imports = (ast.Import, ast.ImportFrom)
+    public = [getattr(node, "name", "_")[0] != "_" for node in body]
+    return not any(public) and not all(isinstance(node, imports) for node in body)
 
 
 def native_math(page):

@@ -11,6 +11,11 @@ from shell import ROOT, call
 
 NBS = ROOT / "nbs"
 
+# nbdev links names in a signature's comments, too, where a link is but text, and
+# writes where it evaluated a type
+LINK_IN_CODE = re.compile(r"\[(`\w+`)\]\(https://[^)\s]+\)")
+EVALUATED_IN = ':__main__<span class="op">.</span>'
+
 # the numbers order the folder; pages go without
 NUMBER = re.compile(r"\b\d{2}[a-z]?_(?=\w+\.(?:ipynb|html)|\w+$)")
 
@@ -40,8 +45,10 @@ def docs():
     )
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)
     shutil.move(staged / "_docs", ROOT / "_docs")
-    for page in (ROOT / "_docs").rglob("*.html"):
-        page.write_text(native_math(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (ROOT / "_docs").rglob("*.html"):
+        page = LINK_IN_CODE.sub(r"\1", path.read_text(encoding="utf-8"))
+        page = native_math(page.replace(EVALUATED_IN, ":"))
+        path.write_text(page, encoding="utf-8")
     print(f"open {ROOT / '_docs' / 'index.html'}")
 
 

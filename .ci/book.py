@@ -77,7 +77,9 @@ def readme():
     ]
     for cell in read_nb(NBS / "index.ipynb").cells:
         if cell.cell_type == "markdown":
-            parts.append(cell.source)
+            # README stands beside nbs/, the notebook in it
+            text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", cell.source)
+            parts.append(text)
         elif cell.cell_type == "code" and not re.search(
             r"^#\|\s*hide\b", cell.source, re.M
         ):

@@ -11,7 +11,7 @@ from pathlib import Path
 from release import notes
 from runner import run_notebooks
 from since import reached
-from structure import structure_checks
+from structure import dead_links, structure_checks
 
 LIMIT = 10  # seconds for pages that hang
 # it holds what the page has open
@@ -162,6 +162,16 @@ def check_building(folder):
     assert not any(error for _, error in structure_checks(pages[:1], [])), said
 
 
+def check_links(folder):
+    "A link to a file that is missing is said; other places and places on the page aren't looked up."
+    (folder / "there.md").touch()
+    page = folder / "page.md"
+    page.write_text(
+        "[a](there.md#x) [b](#y) [c](https://example.org/z) [d](gone.ipynb)"
+    )
+    assert dead_links([page]) == "page.md links to gone.ipynb, which is not there"
+
+
 def check_release(folder):
     "A tag is released only if it names the version and the changelog has an entry for it."
     settings = "lib_name = x\nversion = 0.2.0\n"
@@ -182,7 +192,13 @@ def check_release(folder):
 
 def selfcheck():
     "Error or ''."
-    checks = (check_selection, check_building, check_release, check_outcomes)
+    checks = (
+        check_selection,
+        check_building,
+        check_links,
+        check_release,
+        check_outcomes,
+    )
     try:
         for check in checks:
             with tempfile.TemporaryDirectory() as folder:

@@ -166,8 +166,32 @@ def wide_cells(pages):
     )
 
 
+def texts(path):
+    "The Markdown of a page, or of a file of text."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n".join(
+        "".join(c["source"]) for c in cells if c["cell_type"] == "markdown"
+    )
+
+
+def dead_links(paths):
+    "A link to a file of the repository leads to one."
+    link = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+    return "\n".join(
+        f"{path.name} links to {target}, which is not there"
+        for path in paths
+        for target in link.findall(texts(path))
+        if not (path.parent / target).exists()
+    )
+
+
 def structure_checks(pages, files):
     "`(name, error or '')` of each check; `files` are scripts beside the pages."
+    root = Path(__file__).resolve().parent.parent
+    yield "no link leads nowhere", dead_links([*pages, *root.glob("*.md")])
     yield "no page takes a private name of another", private_names(pages)
     yield "no page uses a later page", later_pages(pages)
     yield "no circle of modules", circles(pages)

@@ -191,8 +191,8 @@ def _cells(
 
 # %% ../nbs/22c_across.ipynb #bd804afd
 def _mean(
-    taus: list[np.ndarray],
-) -> np.ndarray:  # of `(k, m)` for each dataset: `(k, m)`
+    taus: list[np.ndarray],  # `(k, m)` for each dataset
+) -> np.ndarray:  # `(k, m)`
     "Mean over the datasets on which it is defined; NaN where there is none."
     known = sum((~np.isnan(t)).astype(int) for t in taus)
     total = sum(np.nan_to_num(t) for t in taus)

@@ -299,9 +299,8 @@ class Store:
 
     def __init__(self, root: "Store|str|Path|None" = None):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.root = Path(
-            root or os.environ.get("TOPOTRANSFER_HOME") or cache / "topotransfer"
-        ).expanduser()
+        root = root or os.environ.get("TOPOTRANSFER_HOME") or cache / "topotransfer"
+        self.root = Path(root).expanduser()
 
     def __repr__(self):
         return f"Store('{self.root}')"

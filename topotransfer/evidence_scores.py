@@ -22,9 +22,7 @@ class _Evidence(NamedTuple):
     "The log evidence of one class as a function of lambda = a/b, the noise variance at its optimum."
 
     spectrum: np.ndarray  # `(r,)` squared singular values of X, positive
-    explained: (
-        np.ndarray
-    )  # `(r,)` squared coordinates of y in the left singular vectors
+    explained: np.ndarray  # `(r,)` squares of y along the left singular vectors of X
     rest: float  # squared length of what of y lies outside of them
     total: float  # squared length of y
     n: int

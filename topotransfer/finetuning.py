@@ -45,16 +45,12 @@ class Recipe:
     Raises `ValueError` for an unknown mode, no learning rate, or numbers that make no sense.
     """
 
-    # "full": all weights; "head": only the new last layer, on frozen features
-    mode: str = "full"
-    # the grid; the best one on the validation images is taken
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    mode: str = "full"  # all weights; "head": a new last layer on frozen features
+    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)  # the best on validation wins
     epochs: int = 10  # at most
-    # epochs without improvement of the validation loss after which to stop
-    patience: int = 4
+    patience: int = 4  # epochs without a better validation loss after which to stop
     batch_size: int = 32
-    # share of the training images, of each class, that the choices are made on
-    validation: float = 0.2
+    validation: float = 0.2  # share of each class's training images to choose by
     weight_decay: float = 5e-4
 
     def __post_init__(self):

@@ -295,6 +295,14 @@ def _values(
                 bar.update(len(part))
 
 
+# %% ../nbs/21_ranking.ipynb #9146fd11
+def _mixed(names: list[str], embeddings: list[Embeddings]) -> tuple[str, ...]:
+    "The sentence of `mixed_sources`, if there is one and a column is about source images."
+    if not any("source" in registered(name).needs for name in names):
+        return ()
+    return tuple(filter(None, [mixed_sources(embeddings)]))
+
+
 # %% ../nbs/21_ranking.ipynb #60e8de6d
 def rank_embeddings(
     embeddings: Iterable[Embeddings],  # of several models on the same images
@@ -327,14 +335,6 @@ def rank_embeddings(
     key = embeddings[0].key
     doubts = _mixed(names, embeddings)
     return Ranking(table, by, f"{key.dataset}/{key.split}", gaps=gaps, doubts=doubts)
-
-
-# %% ../nbs/21_ranking.ipynb #9146fd11
-def _mixed(names: list[str], embeddings: list[Embeddings]) -> tuple[str, ...]:
-    "The sentence of `mixed_sources`, if there is one and a column is about source images."
-    if not any("source" in registered(name).needs for name in names):
-        return ()
-    return tuple(filter(None, [mixed_sources(embeddings)]))
 
 
 # %% ../nbs/21_ranking.ipynb #66eed74e

@@ -105,19 +105,16 @@ def _bars(e: Embeddings) -> dict[str, float]:
 # %% ../nbs/23a_watching.ipynb #29b55b84
 def look(
     network: nn.Sequential,  # its last layer is linear; it stays as it is
-    train: tuple[
-        torch.Tensor, torch.Tensor
-    ],  # source images, the labels given for them
+    train: tuple[torch.Tensor, torch.Tensor],  # of the source, with the labels given
     held_out: tuple[torch.Tensor, torch.Tensor],  # others of the source, their labels
-    targets: dict[str, tuple]
-    | None = None,  # name: training and test images; none if missing
+    targets: dict[str, tuple] | None = None,  # name: images to train on, to test with
 ) -> dict[str, float]:  # by name; accuracies in percent
     """Collapse, persistence ratio, accuracies and transfer of a network at one moment.
 
-    `nc1` to `nc4_nearest_mean`, `separation`, `tightness`, `pr`, `pr_whole`, `pr_labelled` and `pr_pieces` are those
-    of the embeddings of `train`; NaN for a remedy that isn't defined. Then `training_accuracy`, `held_out_accuracy`,
-    and the accuracy after fine-tuning on each target by the recipe `SHORT`; a target holds what `finetune_network`
-    takes. Raises what the measures and `finetune_network` raise.
+    NC1 to NC4, separation, tightness, the persistence ratio, its remedies and the purity of its pieces are those of
+    the embeddings of the training images; NaN for a remedy that isn't defined. Then `training_accuracy`,
+    `held_out_accuracy`, and the accuracy after fine-tuning on each target by the recipe `SHORT`; a target holds what
+    `finetune_network` takes. Raises what the measures and `finetune_network` raise.
     """
     network = copy.deepcopy(network)
     transfer = _transfer(network, targets or {})

@@ -37,18 +37,12 @@ def docs():
             NUMBER.sub("", path.read_text(encoding="utf-8")), encoding="utf-8"
         )
         path.rename(path.with_name(NUMBER.sub("", path.name)))
-    call(
-        str(Path(sys.executable).with_name("smalldocs")),
-        "render",
-        "--quiet",
-        str(staged),
-    )
+    smalldocs = Path(sys.executable).with_name("smalldocs")
+    call(str(smalldocs), "render", "--quiet", str(staged))
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)
     shutil.move(staged / "_docs", ROOT / "_docs")
     for path in (ROOT / "_docs").rglob("*.html"):
-        page = LINK_IN_CODE.sub(r"\1", path.read_text(encoding="utf-8"))
-        page = native_math(page.replace(EVALUATED_IN, ":"))
-        path.write_text(page, encoding="utf-8")
+        path.write_text(finished(path.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"open {ROOT / '_docs' / 'index.html'}")
 
 
@@ -83,6 +77,12 @@ def is_helper(source):
     imports = (ast.Import, ast.ImportFrom)
     public = [getattr(node, "name", "_")[0] != "_" for node in body]
     return not any(public) and not all(isinstance(node, imports) for node in body)
+
+
+def finished(page):
+    "A rendered page with plain signatures and native formulas."
+    page = LINK_IN_CODE.sub(r"\1", page)
+    return native_math(page.replace(EVALUATED_IN, ":"))
 
 
 def native_math(page):

@@ -37,6 +37,7 @@ from topotransfer.evaluation import (
     table_of,
 )
 
+from .cloud import check_count
 from .fixed_lists import BestOrder, best_order, pair_weights
 from .ranking import Ranking, TitledTable, check_kinds, kinds_of
 
@@ -162,7 +163,7 @@ def _judged_kinds(
         found |= of_ranking
     check_kinds(kinds, found)
     for of_ranking in of_rankings:
-        check_baseline(of_ranking)
+        check_baseline(of_ranking, truth)
     return {
         name: kind
         for name, kind in found.items()
@@ -284,6 +285,7 @@ def evaluate_across(
     truth is missing or the same for all models, for a column that isn't judged anywhere, and for a kind or a name in
     `kinds` that doesn't exist.
     """
+    check_count(n_permutations, "n_permutations", 1)
     tables = _tables(rankings, truth)
     kinds = _judged_kinds(rankings, truth, kinds)
     values = {name: _by_dataset(tables, name) for name in [*kinds, truth]}

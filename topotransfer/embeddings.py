@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, wraps
+from numbers import Real
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,7 +34,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .cloud import check_labels, check_points
+from .cloud import check_count, check_labels, check_points
 
 
 # %% ../nbs/10_embeddings.ipynb #bfb4888f
@@ -75,7 +76,10 @@ class EmbeddingKey:
 # %% ../nbs/10_embeddings.ipynb #962e39b4
 @dataclass(frozen=True, kw_only=True)
 class SourceRatios:
-    "Ratios of the images that a network was trained on; a remedy that isn't defined on them is `None`."
+    """Ratios of the images that a network was trained on; a remedy that isn't defined on them is `None`.
+
+    Raises `TypeError` or `ValueError` for counts, ratios or words that can't be such.
+    """
 
     n: int  # bars, one fewer than images
     k: int  # classes
@@ -85,6 +89,20 @@ class SourceRatios:
     ratio_whole: float | None = None  # the remedy of that name
     ratio_labelled: float | None = None  # the remedy of that name
     data: str  # which images, in words
+
+    def __post_init__(self):
+        check_count(self.n, "n", 1)
+        check_count(self.k, "k", 1)
+        ratios = "ratio", "separation", "tightness", "ratio_whole", "ratio_labelled"
+        for name in ratios:
+            value = getattr(self, name)
+            if value is None and name.startswith("ratio_"):
+                continue
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
+                found = f"found {value!r}"
+                raise ValueError(f"{name} must be a number of at least 0; {found}")
+        if not isinstance(self.data, str):
+            raise TypeError(f"data must say in words which images; found {self.data!r}")
 
 
 # %% ../nbs/10_embeddings.ipynb #0905ee99
@@ -102,7 +120,7 @@ class Embeddings:
     """What one model makes of one dataset.
 
     Raises what `check_points` raises for features and logits, `ValueError` where labels or
-    logits don't fit the features.
+    logits don't fit the features, `TypeError` for another kind of `source_ratios`.
     """
 
     features: np.ndarray  # `(n, d)` float32 or float64 penultimate activations
@@ -121,6 +139,9 @@ class Embeddings:
             raise TypeError(
                 f"labels must be integers; found an array of {self.labels.dtype}"
             )
+        if not isinstance(self.source_ratios, SourceRatios | None):
+            found = f"found {self.source_ratios!r}"
+            raise TypeError(f"source_ratios must be SourceRatios or None; {found}")
         if self.logits is None:
             return
         object.__setattr__(self, "logits", check_points(self.logits, min_points=1))
@@ -321,7 +342,10 @@ class Store:
         return path
 
     def load(self, key: EmbeddingKey) -> Embeddings | None:
-        "The embeddings of a key; `None` if there are none or, with a warning, if the file was damaged."
+        """The embeddings of a key; `None` if there are none or, with a warning, if the file was damaged.
+
+        They don't say what is known of the source: `with_source_ratios` does.
+        """
         found = _read(self.path(key), key)
         if found is None:
             return None

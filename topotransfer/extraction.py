@@ -6,12 +6,14 @@
 __all__ = ["Extraction", "extract"]
 
 # %% ../nbs/13_extraction.ipynb #872375e7
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
@@ -227,6 +229,16 @@ class Extraction:
     failures: dict[str, str]
 
 
+# %% ../nbs/13_extraction.ipynb #b81d2f60
+def _known_sources(store: Store) -> pd.DataFrame | None:
+    "What is known of sources; nothing, with a warning, where one's own table is damaged."
+    try:
+        return source_table(store)
+    except ValueError as error:
+        warnings.warn(f"sources stay unknown: {error}", stacklevel=3)
+    return None
+
+
 # %% ../nbs/13_extraction.ipynb #5de3ed42
 def extract(
     zoo: Iterable[ModelSpec],  # models with distinct names
@@ -243,17 +255,17 @@ def extract(
     What the store already holds is taken from there, and what is computed is kept there. A model that fails is
     reported under `failures` with its reason and the others go on. All networks that have work to do are in
     memory at the same time. Each of the embeddings has the `source_ratios` that `source_table` knows of its
-    weights.
+    weights, `None` where your own table is damaged, with a warning.
 
     Raises `ValueError` for an empty zoo, repeated names or an empty dataset, what `check_labels` raises for its
-    labels, what `source_table` raises, and `RuntimeError` for a device that isn't there. An image that can't be
-    opened ends the run with an error that names it, and the shards written so far remain.
+    labels, and `RuntimeError` for a device that isn't there. An image that can't be opened ends the run with an
+    error that names it, and the shards written so far remain.
     """
     zoo, store = list(zoo), Store(store)
     torch.empty(0, device=device)
     counts = dict(batch_size=batch_size, shard_size=shard_size, num_workers=num_workers)
     _check_arguments(zoo, dataset, **counts)
-    known = source_table(store)
+    known = _known_sources(store)
     options = dict(batch_size=batch_size, num_workers=num_workers, collate_fn=_batch)
     run = _Run(dataset, store, device, options)
     loading = dict(desc="loading models", unit="model", leave=False)
@@ -267,6 +279,8 @@ def extract(
             _embed_all(run, shards, bar)
         _finish(run, shards)
     names = [spec.name for spec in zoo]
-    done = {n: with_source_ratios(run.done[n], known) for n in names if n in run.done}
+    done = {n: run.done[n] for n in names if n in run.done}
+    if known is not None:
+        done = {n: with_source_ratios(e, known) for n, e in done.items()}
     failures = {n: run.failures[n] for n in names if n in run.failures}
     return Extraction(done, failures)

@@ -78,7 +78,13 @@ def check_kinds(
     kinds: Mapping[str, str] | None,  # column: kind
     columns: Iterable[str],  # those that there are
 ) -> None:
-    "`ValueError` for a kind that is none of `KINDS` and for a name that isn't a column."
+    """`ValueError` for a kind that is none of `KINDS` and for a name that isn't a column.
+
+    `TypeError` for what isn't a mapping.
+    """
+    if not isinstance(kinds, Mapping | None):
+        example = "{'my_column': 'baseline'}"
+        raise TypeError(f"kinds must be a mapping such as {example}; found {kinds!r}")
     columns = list(columns)
     for name, kind in (kinds or {}).items():
         if kind not in KINDS:
@@ -122,18 +128,37 @@ def _empty(ranking: "Ranking") -> list[str]:
     return notes
 
 
+# %% ../nbs/21_ranking.ipynb #e2b0946f
+def _by_model(values: Mapping[str, float] | pd.Series, models: pd.Index) -> pd.Series:
+    "A value for each model, NaN where there is none."
+    if not isinstance(values, Mapping | pd.Series):
+        raise TypeError(
+            f"values must be known by model, in a mapping or a Series; found {values!r}"
+        )
+    column = pd.Series(values, dtype=float)
+    twice = column.index[column.index.duplicated()].tolist()
+    if twice:
+        raise ValueError(f"values must be one for each model; found {twice} twice")
+    if not column.index.isin(models).any():
+        raise ValueError(
+            f"values must be known for at least one of {list(models)}; "
+            f"found {column.index.tolist()[:9]}"
+        )
+    return column.reindex(models)
+
+
 # %% ../nbs/21_ranking.ipynb #68056c62
 @dataclass(frozen=True, eq=False, repr=False)
 class Ranking(TitledTable):
     """Models by scores, best first.
 
     `table` is a DataFrame with one row per model and one column per score, sorted by the
-    column `by`. `kinds` tells scores, baselines, truths and diagnostics apart; where it
-    says nothing of a column, the registry does, and what the registry doesn't know is a
-    score. `relative` names the columns that are relative to this zoo; they carry a star
-    where the table is shown. `failures` says why a model is missing, `gaps` why a cell is
-    empty, `doubts` what speaks against comparing a column. Raises `ValueError` for an
-    unknown kind or one of a column that isn't there.
+    column `by`. `kinds` says which columns are scores, baselines, truths or diagnostics,
+    where the registry doesn't know or says otherwise; `kinds_of` puts both together.
+    `relative` names the columns that are relative to this zoo; they carry a star where the
+    table is shown. `failures` says why a model is missing, `gaps` why a cell is empty,
+    `doubts` what speaks against comparing a column. Raises `ValueError` for an unknown
+    kind or one of a column that isn't there.
     """
 
     table: pd.DataFrame
@@ -143,11 +168,11 @@ class Ranking(TitledTable):
     # (model, score): reason
     gaps: dict[tuple[str, str], str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
-    kinds: dict[str, str] = field(default_factory=dict)  # column: kind
+    kinds: Mapping[str, str] = field(default_factory=dict)  # column: kind
 
     def __post_init__(self):
         check_kinds(self.kinds, self.table)
-        object.__setattr__(self, "kinds", kinds_of(self.table, self.kinds))
+        object.__setattr__(self, "kinds", dict(self.kinds or {}))
 
     @property
     def relative(self) -> list[str]:
@@ -157,15 +182,19 @@ class Ranking(TitledTable):
     def with_column(
         self,
         name: str,
-        values: Mapping[str, float],  # model: value; NaN for models that it lacks
+        values: Mapping[str, float] | pd.Series,  # model: value; else NaN
         kind: str = "truth",
     ) -> "Ranking":
-        "The ranking with one more column. `ValueError` where it has that column already."
-        if name in self.table:
+        """The ranking with one more column; models that it doesn't have are left out.
+
+        Raises `TypeError` for values that aren't known by model, `ValueError` for a name
+        that is taken, a model that stands there twice, or where no model is one of these.
+        """
+        if not isinstance(name, str) or name in self.table:
             raise ValueError(f"name must be that of a new column; found {name!r}")
-        column = pd.Series(values, dtype=float).reindex(self.table.index)
+        column = _by_model(values, self.table.index)
         table = self.table.assign(**{name: column})
-        return replace(self, table=table, kinds=self.kinds | {name: kind})
+        return replace(self, table=table, kinds={**self.kinds, name: kind})
 
     def to_csv(self, path: str | Path) -> None:
         "Write the table with full precision."
@@ -190,7 +219,7 @@ class Ranking(TitledTable):
         if not self._wide:
             return shown
         shown = shown.T.rename_axis(columns=None, index="score")
-        shown.insert(0, "kind", list(self.kinds.values()))
+        shown.insert(0, "kind", list(kinds_of(self).values()))
         return shown
 
     @property
@@ -201,13 +230,14 @@ class Ranking(TitledTable):
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: models by scores, the longer list downwards."
-        kept = [name for name in self.table if self.kinds[name] != "diagnostic"]
+        kinds = kinds_of(self)
+        kept = [name for name in self.table if kinds[name] != "diagnostic"]
         ranks = self.table[kept].rank(ascending=False, method="min")
         # 0 is the best by its score, 1 the last
         shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1)
         shown = dict(zip(self.table, self._names()))
         join = " " if self._wide else "\n"
-        across = [f"{shown[name]}{join}({self.kinds[name]})" for name in kept]
+        across = [f"{shown[name]}{join}({kinds[name]})" for name in kept]
         cells = self.table[kept].map(_short).set_axis(across, axis=1)
         if self._wide:
             cells, shade = cells.T, shade.T

@@ -96,11 +96,12 @@ class ScoreCache:
         return self._fingerprints[score.name]
 
     def _checksum(self, e: Embeddings) -> str:
-        "The embeddings' checksum, computed once."
+        "A checksum of the embeddings and of what is known of their source, computed once."
         if id(e) not in self._sums:
+            checksum = e.checksum()
+            forget_if_changed(e, checksum)
             # the reference keeps the id from being used again
-            self._sums[id(e)] = e.checksum(), e
-            forget_if_changed(e, self._sums[id(e)][0])
+            self._sums[id(e)] = digest(checksum, repr(e.source_ratios)), e
         return self._sums[id(e)][0]
 
     def path(self, e: Embeddings, name: str) -> Path:

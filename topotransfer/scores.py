@@ -84,16 +84,21 @@ class Registry(MutableMapping):
     def __init__(self):
         self._own = {}
         self._shipped = {module: {} for module in SCORE_MODULES}
+        self._layers = (*self._shipped.values(), self._own)  # the last one counts
 
     def _layer(self, score: Score) -> dict[str, Score]:
-        "Where a score belongs: to the module of the package that defines it, else to yours."
-        return self._shipped.get(score.function.__module__, self._own)
+        "Where to put a score: the first of its name from a module of the package is that module's, all else is yours."
+        home = getattr(score.function, "__globals__", {}).get("__name__")
+        layer = self._shipped.get(home, self._own)
+        if score.name in layer or score.name != getattr(score.function, "__name__", ""):
+            return self._own
+        return layer
 
     def _all(self) -> dict[str, Score]:
         for module in SCORE_MODULES:
             importlib.import_module(module)
         found = {}
-        for layer in (*self._shipped.values(), self._own):
+        for layer in self._layers:
             found |= layer  # a name that is there already keeps its place
         return found
 
@@ -101,10 +106,16 @@ class Registry(MutableMapping):
         return self._all()[name]
 
     def __setitem__(self, name: str, score: Score) -> None:
+        if not isinstance(score, Score) or score.name != name:
+            raise TypeError(f"scores must be a Score of their name; found {score!r}")
         self._layer(score)[name] = score
 
     def __delitem__(self, name: str) -> None:
-        del self._layer(self[name])[name]
+        last = [layer for layer in self._layers if name in self and name in layer]
+        del (last or [self._own])[-1][name]
+
+    def __reduce__(self) -> str:
+        return "SCORES"  # a process has one registry: a copy is the registry itself
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())

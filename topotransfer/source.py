@@ -19,7 +19,8 @@ def _known(score: str, name: str, embeddings: Embeddings) -> float:
     if known is None:
         raise ValueError(
             f"{score} of {model} is not known: it takes images that the model was "
-            f"trained on; with them, run: topotransfer source-pr --images DIR --model NAME"
+            f"trained on; with them, run: topotransfer source-pr --images DIR --model NAME "
+            f"(embeddings from a store: with_source_ratios)"
         )
     if (value := getattr(known, name)) is None:
         raise ValueError(

@@ -105,7 +105,12 @@ def _check_table(table: pd.DataFrame, path) -> None:
 @once_per_file
 def _read_table(path) -> pd.DataFrame:
     "A table file, checked."
-    table = pd.read_csv(path, dtype=dict(weights=str, model=str, data=str, date=str))
+    words = dict.fromkeys(("weights", "model", "data", "date"), str)
+    empty = {name: [""] for name in (*_MEASURED, *_REMEDIES)}  # "NA" may be a name
+    try:
+        table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=empty)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a table; {error}") from error
     for name in _REMEDIES:  # not kept in the first tables
         if name not in table and set(table) < set(_COLUMNS):
             table.insert(_COLUMNS.index(name), name, np.nan)
@@ -171,7 +176,9 @@ def source_ratios_of(
     weights: str,  # their fingerprint
     table: pd.DataFrame,  # of `source_table`
 ) -> SourceRatios | None:
-    "What a table says of a set of weights; `None` where it has no row."
+    "What a table says of a set of weights; `None` where it has no row. `ValueError` for another kind of table."
+    if getattr(getattr(table, "index", None), "name", None) != "weights":
+        raise ValueError("table must be one of source_table, indexed by weights")
     if weights not in table.index:
         return None
     row = table.loc[weights]

@@ -333,7 +333,7 @@ def _star(
     weight = np.ones(n)
     for _ in range(2):
         weight[pivots] = 0
-        m = min(run, int(3 * np.sqrt(n)))
+        m = min(run, int(3 * np.sqrt(n)), n // 2)
         new = np.sort(rng.choice(n, m, replace=False, p=weight / weight.sum()))
         pivots = np.concatenate([pivots, new])
         low, pivot = _nearest_pivots(cloud, new)
@@ -636,9 +636,17 @@ def tile_candidates(
     """The pairs of a tile that may be edges of the minimum spanning tree.
 
     `heights` are squared heights between neighbouring leaves, in units of `unit` squared. The tile knows nothing of the
-    rest of the cloud: what it needs are the points, these heights and the unit.
+    rest of the cloud: what it needs are the points, these heights and the unit. Raises what `check_points` raises, and
+    `ValueError` for heights that don't fit the points or a unit that can't be one.
     """
-    points = rows if cols is None else np.concatenate([rows, cols])
+    points = rows = check_points(rows, 1)
+    if cols is not None:
+        points = np.concatenate([rows, check_points(cols, 1)])
+    if np.shape(heights) != (len(points) - 1,):
+        expected = f"shape {(len(points) - 1,)}, a height between any two neighbours"
+        raise ValueError(f"heights must have {expected}; found {np.shape(heights)}")
+    if not 0 < unit < np.inf:
+        raise ValueError(f"unit must be a positive number; found {unit!r}")
     cloud = _Cloud(torch.tensor(points), unit, torch.device(device))
     leaves = _Leaves(cloud, np.arange(len(points)), _RangeMax(heights))
     if cols is None:
@@ -726,13 +734,14 @@ class Sweep:
         points = np.ascontiguousarray(check_points(points))
         self.n = len(points)
         self.tile = check_count(tile, "tile", 2)
-        self.memory = memory
+        self.memory = check_count(memory, "memory", 1)
         m = check_count(core_neighbour, "core_neighbour", 0, self.n - 1)
         unit = power_of_two(points)
         self.cloud = _Cloud(_as_tensor(points), unit, torch.device(device))
         if m:
             cores = _squared_cores(self.cloud, m, memory)
             self.cloud = self.cloud._replace(cores=cores)
+        run = check_count(run, "run", 2)
         self.edges, self.weights = _first_tree(self.cloud, run)
         order, heights = _leaf_order(self.n, self.edges, self.weights)
         self.leaves = _Leaves(self.cloud, order, _RangeMax(heights))
@@ -779,8 +788,10 @@ class Sweep:
     def tile_heights(self, i: int, j: int) -> np.ndarray:
         """Squared heights between neighbouring leaves of tile i, or of i followed by a later j, as they are now.
 
-        Between the two stands the largest height on the way from the one to the other.
+        Between the two stands the largest height on the way from the one to the other. `ValueError` for an earlier j.
         """
+        if j < i:
+            raise ValueError(f"tiles must be i and a j of at least i; found {i}, {j}")
         heights = self.leaves.heights
         first, second = self.tile_leaves(i), self.tile_leaves(j)
         if i == j:

@@ -101,11 +101,11 @@ def recorded(layer: nn.Module):
     "While the block runs: a list that gets `(input, output)` of each call of a layer."
     calls = []
 
-    def record(layer, inputs, output):
+    def record(layer, positional, named, output):
         # the network may go on to change its output in place
-        calls.append((inputs[0], output.clone()))
+        calls.append(((*positional, *named.values())[0], output.clone()))
 
-    hook = layer.register_forward_hook(record)
+    hook = layer.register_forward_hook(record, with_kwargs=True)
     try:
         yield calls
     finally:

@@ -111,8 +111,10 @@ class Registry(MutableMapping):
         self._layer(score)[name] = score
 
     def __delitem__(self, name: str) -> None:
-        last = [layer for layer in self._layers if name in self and name in layer]
-        del (last or [self._own])[-1][name]
+        if name not in self:
+            raise KeyError(name)
+        last = [layer for layer in self._layers if name in layer][-1]
+        del last[name]
 
     def __reduce__(self) -> str:
         return "SCORES"  # a process has one registry: a copy is the registry itself

@@ -5,7 +5,8 @@
 
 import re
 import sys
-from pathlib import Path
+
+from shell import ROOT
 
 
 def notes(tag, settings, changelog):
@@ -23,17 +24,16 @@ def notes(tag, settings, changelog):
 
 
 def main(tag):
-    root = Path(__file__).resolve().parent.parent
     settings, changelog = (
-        (root / name).read_text(encoding="utf-8")
+        (ROOT / name).read_text(encoding="utf-8")
         for name in ("settings.ini", "CHANGELOG.md")
     )
     try:
         text = notes(tag, settings, changelog)
     except ValueError as error:
         sys.exit(str(error))
-    (root / "build").mkdir(exist_ok=True)
-    (root / "build" / "notes.md").write_text(text + "\n", encoding="utf-8")
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "notes.md").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from contextlib import suppress
 from multiprocessing import connection
 from typing import NamedTuple
 
+from cells import is_exported
+
 SKIP_FLAGS = {"notest", "slow", "gpu"}
 COLOURS = 128
 LIMIT = 1800  # seconds after which a page is taken to hang
@@ -109,13 +111,8 @@ def has_flag(cell, flags):
 def test_cells(code, flags):
     "The cells that run and hold tests; code that is exported is none."
     words = re.compile(r"\b(test_\w+|assert|ExceptionExpected)\b")
-    running = [c for c in code if not is_exported(c) and not has_flag(c, flags)]
+    running = [c for c in code if not is_exported(c.source) and not has_flag(c, flags)]
     return [c for c in running if words.search(c.source)]
-
-
-def is_exported(cell):
-    "Whether a cell goes into the package."
-    return bool(re.search(r"^#\|\s*exports?\b", cell.source, re.M))
 
 
 def run_cells(path, save, flags):
@@ -127,7 +124,7 @@ def run_cells(path, save, flags):
     nb = NBProcessor(path, rm_directives=False).nb
     code = [c for c in nb.cells if c.cell_type == "code"]
     tests = test_cells(code, flags)
-    if not tests and any(map(is_exported, code)):
+    if not tests and any(is_exported(c.source) for c in code):
         return 0, "exports code but holds no test"
     # a cell that now prints nothing would else keep what it printed before
     for cell in code:

@@ -3,10 +3,11 @@
 A module is used directly or through others.
 """
 
-import json
 import re
 import subprocess
 from typing import NamedTuple
+
+from cells import source_of
 
 TOOLS = {"settings.ini", "setup.py", "pyproject.toml", "Makefile"}
 
@@ -22,12 +23,6 @@ def modules_named(source):
     "Names that code takes from the package: of modules, or of what else it holds."
     found = [m[1] or m[2] for m in NAMED.finditer(source)]
     return {name for names in found for name in re.findall(r"\w+", names)}
-
-
-def code_of(notebook):
-    "The source of a notebook's code cells."
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
 
 
 def reach(names, modules):
@@ -71,7 +66,7 @@ class Uses(NamedTuple):
 
 def uses_of(page, modules):
     "What a page uses; `modules` holds the source of each module."
-    code = code_of(page)
+    code = source_of(page, "code")
     through = reach(modules_named(code), modules)
     text = "\n".join([code, *(modules[m] for m in through)])
     return Uses(through, modules_named(text), text)

@@ -4,10 +4,13 @@ Each check takes pages (or files) and returns an error, or '' where all is well.
 """
 
 import ast
-import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from cells import cells_of, is_exported, source_of
+from shell import ROOT
 
 LONGEST_BODY = 25  # lines of a function, its docstring not counted
 WIDEST_CELL = 88  # columns that a reader sees
@@ -33,16 +36,17 @@ class Cell(NamedTuple):
         return f"{self.page.name} {self.id}"
 
 
+@cache
 def code_cells(page):
-    "The code cells of a page that are Python."
-    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
-    for cell in cells:
+    "The code cells of a page that are Python, read once."
+    found = []
+    for cell in cells_of(page):
         source = "".join(cell["source"])
         if cell["cell_type"] != "code" or source.lstrip().startswith(("%%", "!")):
             continue
-        exported = bool(re.search(r"^#\|\s*exporti?\b", source, re.M))
         tree = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.M))
-        yield Cell(page, cell["id"], exported, source, tree)
+        found.append(Cell(page, cell["id"], is_exported(source), source, tree))
+    return found
 
 
 def module_of(page):
@@ -168,13 +172,9 @@ def wide_cells(pages):
 
 def texts(path):
     "The Markdown of a page, or of a file of text."
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".ipynb":
-        return text
-    cells = json.loads(text)["cells"]
-    return "\n".join(
-        "".join(c["source"]) for c in cells if c["cell_type"] == "markdown"
-    )
+    if path.suffix == ".ipynb":
+        return source_of(path, "markdown")
+    return path.read_text(encoding="utf-8")
 
 
 def dead_links(paths):
@@ -190,8 +190,7 @@ def dead_links(paths):
 
 def structure_checks(pages, files):
     "`(name, error or '')` of each check; `files` are scripts beside the pages."
-    root = Path(__file__).resolve().parent.parent
-    yield "no link leads nowhere", dead_links([*pages, *root.glob("*.md")])
+    yield "no link leads nowhere", dead_links([*pages, *ROOT.glob("*.md")])
     yield "no page takes a private name of another", private_names(pages)
     yield "no page uses a later page", later_pages(pages)
     yield "no circle of modules", circles(pages)

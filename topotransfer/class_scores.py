@@ -140,7 +140,7 @@ def gbc(
     m = class_moments(embeddings)
     m.check_pairs("gbc")
     axes = m.total[1][:components]
-    points = (embeddings.features / m.unit - m.centre) @ axes.T
+    points = m.centred(embeddings.features) @ axes.T
     floor = min(1e-4 / max(m.unit, 1e-150) ** 2, 1e300)
     variances = [points[m.codes == c].var(axis=0) for c in range(len(m.counts))]
     variances = np.maximum(variances, floor)

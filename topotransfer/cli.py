@@ -19,7 +19,6 @@ from pathlib import Path
 
 # %% ../nbs/31_cli.ipynb #6a8317cd
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from .datasets import ImageSet, animals, image_folder
 from .embeddings import Store
@@ -29,7 +28,7 @@ from .ranking import Ranking, rank
 from .reproduction import reproduce_poster
 from .small_nets import small_zoo
 from .small_zoo_truth import fine_tuned_accuracy
-from .source_ratios import add_source_pr
+from .source_ratios import add_source_pr, own_table, own_table_path
 from .zoo import bundled_zoo, model
 
 
@@ -183,13 +182,12 @@ def run_rank(options: argparse.Namespace) -> None:
 
 
 # %% ../nbs/31_cli.ipynb #92c14f72
-def _print_own_table(path: Path) -> None:
+def _print_own_table(store: Store) -> None:
     "The user's table of source ratios, if there is one yet, and whether rows can be compared."
-    if not path.exists():
+    table = own_table(store)
+    if table is None:
         return
-    table = pd.read_csv(path, dtype=dict(weights=str))
-    table["weights"] = table["weights"].str[:12]
-    print(table.to_string(index=False))
+    print(table.assign(weights=table["weights"].str[:12]).to_string(index=False))
     if len(table[["n", "k", "data"]].drop_duplicates()) > 1:
         print("values of different n, k or data can't be compared")
 
@@ -211,13 +209,12 @@ def run_source_pr(options: argparse.Namespace) -> None:
             add_source_pr(embeddings, store, options.data, options.device)
         except ValueError as error:
             failures[name] = str(error)
-    path = store.root / "source_pr.csv"
-    _print_own_table(path)
+    _print_own_table(store)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}")
     if len(failures) == len(options.model):
         raise RuntimeError("no model's PR could be computed")
-    print(f"your own table: {path}")
+    print(f"your own table: {own_table_path(store)}")
 
 
 # %% ../nbs/31_cli.ipynb #c86035f2

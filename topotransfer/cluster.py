@@ -68,14 +68,7 @@ def cluster_spanning_tree(
     sweep = Sweep(points, tile=tile)
     tiles = _Tiles(sweep, client)
     in_flight = 2 * max(1, sum(client.nthreads().values()))
-    k = sweep.n_tiles
-    with tqdm(
-        total=k * (k + 1) // 2,
-        desc="minimum spanning tree",
-        unit="tile",
-        disable=not progress,
-    ) as bar:
+    with sweep.bar(progress) as bar:
         for pairs in sweep.rounds():
-            sweep.tighten()
             tiles.collect(pairs, in_flight, bar)
     return sweep.finish()

@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     "Discriminant",
-    "centred",
     "adaptive_shrinkage",
     "sfda",
     "relative_sum",
@@ -67,17 +66,6 @@ class Discriminant:
         return softmax(points @ self.weights.T + self.bias, axis=1)
 
 
-# %% ../nbs/20e_discriminant_scores.ipynb #d0469e39
-def centred(
-    embeddings: Embeddings,
-    m: ClassMoments,  # their moments
-) -> np.ndarray:  # `(n, d)`
-    "A copy of the features, centred, in units of the moments."
-    points = embeddings.features / np.float64(m.unit)
-    points -= m.centre
-    return points
-
-
 # %% ../nbs/20e_discriminant_scores.ipynb #b2adefde
 def adaptive_shrinkage(m: ClassMoments) -> float:
     """exp(-5 times the largest eigenvalue of the within-class covariance), at least 1e-10; in the features' own units.
@@ -97,7 +85,7 @@ def sfda(embeddings: Embeddings) -> float:
     "Mean probability of the true class after self-challenging mixing: between 0 and 1."
     m = class_moments(embeddings)
     m.check_distinct()
-    points = centred(embeddings, m)
+    points = m.centred(embeddings.features)
     shrinkage = adaptive_shrinkage(m)
     rows = np.arange(m.n)
     first = Discriminant(m, shrinkage).probabilities(points)
@@ -141,7 +129,7 @@ def ncti_terms(
     "The three terms of NCTI before they are rescaled (Wang et al. 2023, section 3)."
     m = class_moments(embeddings)
     s, axes = m.total
-    points = centred(embeddings, m) @ axes[:components].T
+    points = m.centred(embeddings.features) @ axes[:components].T
     kept = moments_of(points, m.codes)
     variance = (s[:32] ** 2).sum() * m.unit * m.unit * m.n / (m.n - 1)
     lda = Discriminant(kept, max(float(np.exp(-variance)), 1e-10))
@@ -177,7 +165,9 @@ def etran_terms(
     blocks = np.array_split(embeddings.features, m.n // 4096 + 1)
     energies = [logsumexp(block.astype(np.float64), axis=1) for block in blocks]
     lowest = np.sort(np.concatenate(energies))[: max(1, int(share * m.n))]
-    p = Discriminant(m, adaptive_shrinkage(m)).probabilities(centred(embeddings, m))
+    p = Discriminant(m, adaptive_shrinkage(m)).probabilities(
+        m.centred(embeddings.features)
+    )
     certain = p[np.arange(m.n), m.codes].mean()
     return float(lowest.mean()), float(certain)
 

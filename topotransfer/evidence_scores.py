@@ -101,7 +101,7 @@ def transrate(
     scale = np.sqrt(epsilon * (m.total[0] ** 2).sum())
     rates = []
     for c, count in enumerate(m.counts):
-        points = embeddings.features[m.codes == c] / np.float64(m.unit) - m.centre
+        points = m.centred(embeddings.features[m.codes == c])
         values = svdvals(points / scale, check_finite=False) / np.sqrt(count)
         rates.append(np.log1p(values**2).sum() / 2)
     weights = np.full(len(rates), 1 / len(rates)) if uniform else m.counts / m.n

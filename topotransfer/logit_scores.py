@@ -93,8 +93,7 @@ def nleep(
             f"found {m.n} for {len(m.counts)} classes"
         )
     kept = np.searchsorted(np.cumsum(s**2), energy * (s**2).sum()) + 1
-    centred = embeddings.features / m.unit - m.centre
-    points = centred @ axes[:kept].T / np.sqrt((s**2).sum())
+    points = m.centred(embeddings.features) @ axes[:kept].T / np.sqrt((s**2).sum())
     order = np.argsort((points**2).sum(axis=1), kind="stable")
     with warnings.catch_warnings():
         # fewer distinct images than components

@@ -73,6 +73,15 @@ class ClassMoments:
         _, s, axes = svd(self.within / np.sqrt(self.n), full_matrices=False)
         return s**2, axes
 
+    def centred(
+        self,
+        features: np.ndarray,  # `(m, d)`, all of them or some
+    ) -> np.ndarray:  # `(m, d)` float64
+        "A copy of features, centred, in units of `unit`."
+        points = features / np.float64(self.unit)
+        points -= self.centre
+        return points
+
     def check_distinct(self) -> None:
         "`ValueError` where all points coincide."
         _ = self.total

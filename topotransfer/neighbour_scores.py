@@ -45,8 +45,7 @@ def _signed_components(
 ) -> np.ndarray:  # `(n, q)`
     "Principal components over their standard deviations; of each, the image that stands out most is positive."
     s, axes = m.total
-    centred = features / np.float64(m.unit) - m.centre
-    points = centred @ axes[:components].T / s[:components]
+    points = m.centred(features) @ axes[:components].T / s[:components]
     largest = np.abs(points).argmax(axis=0)
     return points * np.sign(points[largest, np.arange(points.shape[1])])
 
@@ -112,7 +111,7 @@ def knn(
     A class of one image can't be found and counts as wrong.
     """
     m = class_moments(embeddings)
-    points = embeddings.features / np.float64(m.unit) - m.centre
+    points = m.centred(embeddings.features)
     k = min(neighbours, m.n - 1)
     lengths = np.einsum("ij,ij->i", points, points)
     # distances that differ by rounding are equal

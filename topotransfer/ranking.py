@@ -28,7 +28,7 @@ from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
 from .score_cache import ScoreCache
-from .scores import KINDS, compute_scores, known_scores, registered
+from .scores import KINDS, compute_scores, known_scores, marked, registered
 from .source import mixed_sources
 from .zoo import ModelSpec
 
@@ -176,8 +176,7 @@ class Ranking(TitledTable):
 
     @property
     def relative(self) -> list[str]:
-        known = known_scores()
-        return [n for n in self.table if n in known and known[n].zoo_relative]
+        return [name for name in self.table if marked(name) != name]
 
     def with_column(
         self,
@@ -211,7 +210,7 @@ class Ranking(TitledTable):
 
     def _names(self) -> list[str]:
         "The columns' names as they are shown."
-        return [f"{name}*" if name in self.relative else name for name in self.table]
+        return [marked(name) for name in self.table]
 
     @property
     def _formatted(self):

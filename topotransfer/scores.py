@@ -30,6 +30,7 @@ __all__ = [
 # %% ../nbs/20_scores.ipynb #b13c9ce5
 import importlib
 import warnings
+from collections import ChainMap
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -84,7 +85,8 @@ class Registry(MutableMapping):
     def __init__(self):
         self._own = {}
         self._shipped = {module: {} for module in SCORE_MODULES}
-        self._layers = (*self._shipped.values(), self._own)  # the last one counts
+        # the first one that has a name counts; shown is the last one first
+        self._layers = ChainMap(self._own, *reversed(self._shipped.values()))
 
     def _layer(self, score: Score) -> dict[str, Score]:
         "Where to put a score: the first of its name from a module of the package is that module's, all else is yours."
@@ -94,13 +96,10 @@ class Registry(MutableMapping):
             return self._own
         return layer
 
-    def _all(self) -> dict[str, Score]:
+    def _all(self) -> ChainMap[str, Score]:
         for module in SCORE_MODULES:
             importlib.import_module(module)
-        found = {}
-        for layer in self._layers:
-            found |= layer  # a name that is there already keeps its place
-        return found
+        return self._layers
 
     def __getitem__(self, name: str) -> Score:
         return self._all()[name]
@@ -111,10 +110,8 @@ class Registry(MutableMapping):
         self._layer(score)[name] = score
 
     def __delitem__(self, name: str) -> None:
-        if name not in self:
-            raise KeyError(name)
-        last = [layer for layer in self._layers if name in layer][-1]
-        del last[name]
+        layers = self._all().maps
+        del next((layer for layer in layers if name in layer), self._own)[name]
 
     def __reduce__(self) -> str:
         return "SCORES"  # a process has one registry: a copy is the registry itself

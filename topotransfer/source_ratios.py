@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     "measure_source_ratios",
+    "own_table_path",
+    "own_table",
     "source_table",
     "add_source_pr",
     "source_ratios_of",
@@ -12,7 +14,6 @@ __all__ = [
 ]
 
 # %% ../nbs/10b_source_ratios.ipynb #39c06923
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
@@ -30,18 +31,16 @@ from topotransfer.embeddings import (
     write_whole,
 )
 
+from .cloud import value_or_nan
 from .ratio import PersistenceRatio, ratio_of_bars
 from .remedies import ratio_labelled, ratio_of_whole_pieces
 from .spanning_tree import minimum_spanning_tree
 
 
 # %% ../nbs/10b_source_ratios.ipynb #9425f971
-def _if_defined(function: Callable, *arguments) -> float | None:
-    "What a function returns; `None` where it raises `ValueError`, that is, where it isn't defined."
-    try:
-        return function(*arguments)
-    except ValueError:
-        return None
+def _or_none(value: float) -> float | None:
+    "A number of a table or of a measurement; `None` for NaN, where there is none."
+    return None if np.isnan(value) else float(value)
 
 
 # %% ../nbs/10b_source_ratios.ipynb #4e676721
@@ -63,8 +62,8 @@ def measure_source_ratios(
     tree = minimum_spanning_tree(e.features, device=device)
     return SourceRatios(
         **asdict(ratio_of_bars(tree.lengths, k)),
-        ratio_whole=_if_defined(ratio_of_whole_pieces, tree, k),
-        ratio_labelled=_if_defined(ratio_labelled, e.features, e.labels),
+        ratio_whole=_or_none(value_or_nan(ratio_of_whole_pieces, tree, k)),
+        ratio_labelled=_or_none(value_or_nan(ratio_labelled, e.features, e.labels)),
         data=data or f"{e.key.dataset}/{e.key.split}",
     )
 
@@ -119,9 +118,20 @@ def _read_table(path) -> pd.DataFrame:
 
 
 # %% ../nbs/10b_source_ratios.ipynb #7b5a7374
-def _own_path(store) -> Path:
-    "Where the table of one's own lies, or will lie."
+def own_table_path(
+    store: Store | str | Path | None = None,  # the table's folder; else the default's
+) -> Path:
+    "Where the table of your own lies, or will lie."
     return Store(store).root / "source_pr.csv"
+
+
+# %% ../nbs/10b_source_ratios.ipynb #c4f1e0a7
+def own_table(
+    store: Store | str | Path | None = None,  # the table's folder; else the default's
+) -> pd.DataFrame | None:  # a row for each network, the weights as a column
+    "The table of your own; `None` where there is none. `ValueError` for a damaged one."
+    path = own_table_path(store)
+    return _read_table(path).copy() if path.is_file() else None
 
 
 # %% ../nbs/10b_source_ratios.ipynb #81642e89
@@ -134,7 +144,7 @@ def source_table(
     date. `ValueError` for a damaged table of your own.
     """
     shipped = resources.files("topotransfer") / "data" / "source_pr.csv"
-    own = _own_path(store)
+    own = own_table_path(store)
     layers = [_read_table(path) for path in (shipped, own) if path.is_file()]
     return (
         pd.concat([layer for layer in layers if len(layer)] or layers[:1])
@@ -155,17 +165,17 @@ def add_source_pr(
     The images may also be the held-out part of those that the model was trained on. A remedy stays empty where
     it isn't defined. Raises what `measure_source_ratios` and `source_table` raise.
     """
-    key, path = embeddings.key, _own_path(store)
+    key = embeddings.key
     found = measure_source_ratios(embeddings, data, device)
     today = date.today().isoformat()
     row = asdict(found) | dict(weights=key.weights, model=key.model, date=today)
     rows = [[row[name] for name in _COLUMNS]]
-    if path.is_file():
-        own = _read_table(path)
+    own = own_table(store)
+    if own is not None:
         others = own[own["weights"] != key.weights]
         rows = [*others.itertuples(index=False, name=None), *rows]
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    write_whole(path, partial(table.to_csv, index=False))
+    write_whole(own_table_path(store), partial(table.to_csv, index=False))
     return PersistenceRatio(
         found.ratio, found.separation, found.tightness, found.n, found.k
     )
@@ -184,7 +194,7 @@ def source_ratios_of(
     row = table.loc[weights]
     values = {name: float(row[name]) for name in ("ratio", "separation", "tightness")}
     for name in _REMEDIES:
-        values[name] = None if pd.isna(row[name]) else float(row[name])
+        values[name] = _or_none(row[name])
     return SourceRatios(
         n=int(row["n"]), k=int(row["k"]), data=str(row["data"]), **values
     )

@@ -718,8 +718,8 @@ def _as_tensor(points: np.ndarray) -> torch.Tensor:
 class Sweep:
     """The computation of one minimum spanning tree, from its first tree to its exact lengths.
 
-    Go through the `rounds()`: `tighten()` before each, compute its pairs of tiles, here or elsewhere, and `take()` what
-    they give. Then `finish()`. Squared lengths are in units of `unit` squared, `unit` being a power of two.
+    Go through the `rounds()`: compute their pairs of tiles, here or elsewhere, and `take()` what they give. Then
+    `finish()`. Squared lengths are in units of `unit` squared, `unit` being a power of two.
     """
 
     def __init__(
@@ -763,12 +763,20 @@ class Sweep:
     def rounds(self) -> Iterator[list[tuple[int, int]]]:
         """Pairs of tiles in two rounds: each with itself, then all others, those near the diagonal first.
 
-        After the first round the tree is so good that far tiles let almost nothing through.
+        The tree is tightened before each; after the first one it is so good that far tiles let almost nothing through.
         """
         k = self.n_tiles
+        self.tighten()
         yield [(i, i) for i in range(k)]
         if k > 1:
+            self.tighten()
             yield [(i, i + gap) for gap in range(1, k) for i in range(k - gap)]
+
+    def bar(self, progress: bool) -> tqdm:
+        "A bar over all pairs of tiles, shown or not."
+        pairs = self.n_tiles * (self.n_tiles + 1) // 2
+        words = dict(desc="minimum spanning tree", unit="tile")
+        return tqdm(total=pairs, **words, disable=not progress)
 
     def tile_leaves(self, i: int) -> np.ndarray:
         "The leaves of a tile, a range of whole numbers."
@@ -950,16 +958,9 @@ def _tile_here(sweep: Sweep, copy: _Copy, i: int, j: int) -> list[Candidates]:
 # %% ../nbs/02a_spanning_tree.ipynb #bc72d421
 def _sweep_here(sweep: Sweep, progress: bool = False) -> None:
     "All tiles of the upper triangle, in this process."
-    k = sweep.n_tiles
-    with tqdm(
-        total=k * (k + 1) // 2,
-        desc="minimum spanning tree",
-        unit="tile",
-        disable=not progress,
-    ) as bar:
+    with sweep.bar(progress) as bar:
         copy = _copy(sweep)
         for pairs in sweep.rounds():
-            sweep.tighten()
             for i, j in pairs:
                 found = Candidates.join(_tile_here(sweep, copy, i, j))
                 sweep.take(found, sweep.leaves.order)
@@ -981,10 +982,9 @@ def minimum_spanning_tree(
     Moulavi and Sander 2013, core being the distance to the m-th nearest other point. Time O(n^2 d) in matrix products.
     Raises what `check_points` raises, and `ValueError` for `core_neighbour` outside 0..n-1.
     """
-    points = check_points(points)
     memory = check_count(memory, "memory", 2**20)
     sweep = Sweep(points, device, memory, core_neighbour=core_neighbour)
     if progress is None:
-        progress = len(points) * points.size > 3e11
+        progress = sweep.n * sweep.cloud.points.numel() > 3e11
     _sweep_here(sweep, progress)
     return sweep.finish()

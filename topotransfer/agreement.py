@@ -11,6 +11,7 @@ __all__ = [
     "kendall_tau",
     "weighted_tau",
     "pearson",
+    "regrets",
     "top_regret",
     "permuted_taus",
     "resampled_taus",
@@ -140,9 +141,11 @@ def pearson(
 
 
 # %% ../nbs/22_agreement.ipynb #0df97307
-def _regrets(
-    scores: np.ndarray, truth: np.ndarray, k: int = 1
-) -> np.ndarray:  # `(m, n)`, `(m, n)` -> `(m,)`
+def regrets(
+    scores: np.ndarray,  # `(m, n)`, without gaps
+    truth: np.ndarray,  # `(m, n)`, without gaps
+    k: int = 1,  # how many first choices are tried
+) -> np.ndarray:  # `(m,)`
     """`top_regret` of every row.
 
     Among models that are tied for the last places, each is the best of those drawn with a known chance.
@@ -177,7 +180,7 @@ def top_regret(
     """
     scores, truth = models_with_both(scores, truth, differ=False)
     k = check_count(k, "k", 1, len(scores))
-    return float(_regrets(scores[None], truth[None], k)[0])
+    return float(regrets(scores[None], truth[None], k)[0])
 
 
 # %% ../nbs/22_agreement.ipynb #6e470121
@@ -357,7 +360,7 @@ def _pearsons(
 
 
 # %% ../nbs/22_agreement.ipynb #30514e14
-_ROWWISE = {weighted_tau: _weighted_taus, pearson: _pearsons, top_regret: _regrets}
+_ROWWISE = {weighted_tau: _weighted_taus, pearson: _pearsons, top_regret: regrets}
 
 
 def _each_row(

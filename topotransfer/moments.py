@@ -6,6 +6,7 @@
 __all__ = [
     "ClassMoments",
     "moments_of",
+    "once_each",
     "forget_if_changed",
     "class_moments",
     "spanning_tree",
@@ -176,7 +177,7 @@ def moments_of(
 _shared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def _once(make: Callable, embeddings: Embeddings, *arguments):
+def once_each(make: Callable, embeddings: Embeddings, *arguments):
     "What a function makes of embeddings, computed at the first call and kept as long as the embeddings live."
     known = _shared.setdefault(embeddings, {})
     if make not in known:
@@ -199,10 +200,10 @@ def forget_if_changed(
 # %% ../nbs/20a_moments.ipynb #f28caae7
 def class_moments(embeddings: Embeddings) -> ClassMoments:
     "`moments_of` embeddings, computed once. Raises what `moments_of` raises."
-    return _once(moments_of, embeddings, embeddings.features, embeddings.labels)
+    return once_each(moments_of, embeddings, embeddings.features, embeddings.labels)
 
 
 # %% ../nbs/20a_moments.ipynb #4da4a8a6
 def spanning_tree(embeddings: Embeddings) -> SpanningTree:
     "`minimum_spanning_tree` of the features, computed once. Raises what `check_points` raises."
-    return _once(minimum_spanning_tree, embeddings, embeddings.features)
+    return once_each(minimum_spanning_tree, embeddings, embeddings.features)

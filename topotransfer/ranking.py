@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = [
-    "TitledTable",
     "check_kinds",
     "Ranking",
     "kinds_of",
     "default_scores",
+    "default_order",
     "rank_embeddings",
     "rank",
 ]
@@ -16,7 +16,6 @@ __all__ = [
 # %% ../nbs/21_ranking.ipynb #76403c78
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,25 +26,12 @@ from tqdm.auto import tqdm
 from .datasets import Dataset
 from .embeddings import Embeddings, Store
 from .extraction import extract
+from .neighbour_scores import probe_hits
 from .score_cache import ScoreCache
 from .scores import KINDS, compute_scores, known_scores, marked, registered
 from .source import mixed_sources
+from .titled_table import TitledTable
 from .zoo import ModelSpec
-
-
-# %% ../nbs/21_ranking.ipynb #09fd2c0a
-class TitledTable:
-    """A table with a title above and notes below it, as text and as HTML.
-
-    A subclass has `_title`, `_formatted` (a DataFrame) and `_notes` (a list of sentences).
-    """
-
-    def __repr__(self):
-        return "\n".join([self._title, self._formatted.to_string(), *self._notes])
-
-    def _repr_html_(self):
-        title, *notes = (f"<p>{escape(w)}</p>" for w in (self._title, *self._notes))
-        return "".join([title, self._formatted.to_html(), *notes])
 
 
 # %% ../nbs/21_ranking.ipynb #1a7da06d
@@ -96,6 +82,13 @@ def check_kinds(
             )
 
 
+# %% ../nbs/21_ranking.ipynb #972ea3e0
+def _belongs_to_single_images(table: pd.DataFrame) -> bool:
+    "Whether the long bars of `pr_target` cut off single images: no model's `pr_pieces` comes near 1."
+    asked = "pr_target" in table and "pr_pieces" in table
+    return bool(asked and table["pr_pieces"].max() < 0.5)
+
+
 # %% ../nbs/21_ranking.ipynb #bb179f8d
 def _doubts(ranking: "Ranking") -> list[str]:
     "What speaks against reading columns at face value."
@@ -104,27 +97,32 @@ def _doubts(ranking: "Ranking") -> list[str]:
     if relative:
         changes = f"another model changes the values of {relative}, even their order"
         notes.append(f"* relative to this zoo: {changes}")
-    if ranking.by == "pr_target" and "pr_pieces" in table:
+    if _belongs_to_single_images(table):
         purity = table["pr_pieces"].max()
-        if purity < 0.5:
-            notes.append(
-                "pr_target: its long bars don't separate these classes "
-                f"(pr_pieces is at most {purity:.3f}); they belong to single images"
-            )
+        notes.append(
+            "† pr_target: its long bars don't separate these classes "
+            f"(pr_pieces is at most {purity:.3f}); they belong to single images"
+        )
     return notes
 
 
 # %% ../nbs/21_ranking.ipynb #8ae7e3f8
 def _empty(ranking: "Ranking") -> list[str]:
-    "Why cells are empty: a sentence for each score, with the reason of its first model."
+    "Why cells are empty: a sentence for each score, one for all that no model has."
     without: dict[str, dict[str, str]] = {}
     for (model, score), reason in ranking.gaps.items():
         without.setdefault(score, {})[model] = reason
+    nowhere = [name for name in ranking.empty if name in without]
     notes = []
-    for score, reasons in without.items():
-        everywhere = len(reasons) == len(ranking.table)
-        models = "all" if everywhere else ", ".join(reasons)
-        notes.append(f"empty: {score} of {models}: {next(iter(reasons.values()))}")
+    for score in without:
+        if score not in nowhere:
+            reasons = without[score]
+            models, why = ", ".join(reasons), next(iter(reasons.values()))
+            notes.append(f"empty: {score} of {models}: {why}")
+    if nowhere:
+        why = next(iter(without[nowhere[0]].values()))
+        left_out = f"left out, since no model has a value: {', '.join(nowhere)}"
+        notes.append(f"{left_out} ({why})")
     return notes
 
 
@@ -157,8 +155,10 @@ class Ranking(TitledTable):
     where the registry doesn't know or says otherwise; `kinds_of` puts both together.
     `relative` names the columns that are relative to this zoo; they carry a star where the
     table is shown. `failures` says why a model is missing, `gaps` why a cell is empty,
-    `doubts` what speaks against comparing a column. Raises `ValueError` for an unknown
-    kind or one of a column that isn't there.
+    `doubts` what speaks against comparing a column. `hits` says of each image and model
+    whether the linear probe was right, where it is among the scores; `shortlist` makes
+    the decision of it that stands above the table. Columns without any value aren't
+    shown. Raises `ValueError` for an unknown kind or one of a column that isn't there.
     """
 
     table: pd.DataFrame
@@ -169,6 +169,7 @@ class Ranking(TitledTable):
     gaps: dict[tuple[str, str], str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)  # column: kind
+    hits: pd.DataFrame | None = None  # images by models, of bool
 
     def __post_init__(self):
         check_kinds(self.kinds, self.table)
@@ -177,6 +178,27 @@ class Ranking(TitledTable):
     @property
     def relative(self) -> list[str]:
         return [name for name in self.table if marked(name) != name]
+
+    @property
+    def empty(self) -> list[str]:
+        "Columns in which no model has a value."
+        return [name for name in self.table if self.table[name].isna().all()]
+
+    def shortlist(self, level: float = 0.95):
+        """Which models to keep and which to leave out: a `Shortlist`, see there.
+
+        `ValueError` where the probe's hits aren't known.
+        """
+        # here, since that page has rankings as its examples
+        from topotransfer.shortlist import shortlist
+
+        why = {m: w for (m, name), w in self.gaps.items() if name == "linear_probe"}
+        if self.hits is None:
+            found = next(iter(why.values()), f"found {list(self.table)}")
+            raise ValueError(
+                f"a shortlist needs linear_probe among the scores; {found}"
+            )
+        return shortlist(self.hits, self.table, level, why)
 
     def with_column(
         self,
@@ -201,24 +223,36 @@ class Ranking(TitledTable):
 
     @property
     def _title(self):
-        return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
+        title = f"{len(self.table)} models on {self.dataset}, best {self.by} first"
+        if self.hits is None:
+            return title
+        return "\n".join([*self.shortlist().words, "", title])
+
+    @property
+    def _shown(self) -> pd.DataFrame:
+        "The columns that have a value."
+        return self.table.drop(columns=self.empty)
 
     @property
     def _wide(self):
         "Whether models stand side by side, best on the left."
-        return self.table.shape[1] > self.table.shape[0]
+        return self._shown.shape[1] > self._shown.shape[0]
 
-    def _names(self) -> list[str]:
-        "The columns' names as they are shown."
-        return [marked(name) for name in self.table]
+    def _names(self) -> dict[str, str]:
+        "Of each column its name as it is shown."
+        names = {name: marked(name) for name in self.table}
+        if _belongs_to_single_images(self.table):
+            names["pr_target"] += "†"
+        return names
 
     @property
     def _formatted(self):
-        shown = self.table.map(_short).set_axis(self._names(), axis=1)
+        shown = self._shown.map(_short).rename(columns=self._names())
         if not self._wide:
             return shown
+        kinds = kinds_of(self)
         shown = shown.T.rename_axis(columns=None, index="score")
-        shown.insert(0, "kind", list(kinds_of(self).values()))
+        shown.insert(0, "kind", [kinds[name] for name in self._shown])
         return shown
 
     @property
@@ -230,11 +264,11 @@ class Ranking(TitledTable):
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: models by scores, the longer list downwards."
         kinds = kinds_of(self)
-        kept = [name for name in self.table if kinds[name] != "diagnostic"]
+        kept = [name for name in self._shown if kinds[name] != "diagnostic"]
         ranks = self.table[kept].rank(ascending=False, method="min")
         # 0 is the best by its score, 1 the last
         shade = (ranks - 1) / (ranks.max() - 1).replace(0, 1)
-        shown = dict(zip(self.table, self._names()))
+        shown = self._names()
         join = " " if self._wide else "\n"
         across = [f"{shown[name]}{join}({kinds[name]})" for name in kept]
         cells = self.table[kept].map(_short).set_axis(across, axis=1)
@@ -285,6 +319,18 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 # %% ../nbs/21_ranking.ipynb #92f1cef8
+def default_order(
+    scores: Iterable[str] | None,  # names that were asked for; None: all
+) -> str:
+    """The score to sort by where nobody says: the linear probe, else the first one asked for.
+
+    The study [default_order](studies/default_order.ipynb) says why.
+    """
+    names = list(scores or [])
+    return "linear_probe" if "linear_probe" in names or not names else names[0]
+
+
+# %% ../nbs/21_ranking.ipynb #faaa56a6
 def _columns(scores: Iterable[str] | None, by: str) -> list[str]:
     "The columns of a ranking: the scores asked for, all baselines, what is sorted by."
     names = default_scores() if scores is None else list(scores)
@@ -332,11 +378,27 @@ def _mixed(names: list[str], embeddings: list[Embeddings]) -> tuple[str, ...]:
     return tuple(filter(None, [mixed_sources(embeddings)]))
 
 
+# %% ../nbs/21_ranking.ipynb #f6fe1de0
+def _hits(names: list[str], embeddings: list[Embeddings], store) -> pd.DataFrame | None:
+    "Of each image and each model with a linear probe whether it was right; `None` where no probe was asked for."
+    if "linear_probe" not in names:
+        return None
+    look_up = probe_hits if store is None else ScoreCache(store).hits
+    found = {e.key.model: e for e in embeddings}
+    hits = {}
+    for model, e in found.items():
+        try:
+            hits[model] = look_up(e)
+        except ValueError:
+            continue  # the gap of linear_probe says why
+    return pd.DataFrame(hits) if hits else None
+
+
 # %% ../nbs/21_ranking.ipynb #60e8de6d
 def rank_embeddings(
     embeddings: Iterable[Embeddings],  # of several models on the same images
     scores: Iterable[str] | None = None,  # registered names; all by default
-    by: str = "pr_target",  # the column to sort by, best first
+    by: str | None = None,  # the column to sort by; `default_order` by default
     store: Store | str | Path | None = None,  # or its folder: keeps values of scores
     progress: bool = False,  # show a bar
 ) -> Ranking:
@@ -348,6 +410,8 @@ def rank_embeddings(
     come last. Raises `ValueError` for unknown scores, no embeddings, repeated models, or
     embeddings of different images.
     """
+    scores = None if scores is None else list(scores)
+    by = by or default_order(scores)
     embeddings, names = list(embeddings), _columns(scores, by)
     _check_same_images(embeddings)
     models = pd.Index([e.key.model for e in embeddings], name="model")
@@ -361,9 +425,9 @@ def rank_embeddings(
         else:
             gaps[model, name] = f"{type(found).__name__}: {found}"
     table = table.sort_values(by, ascending=False, kind="stable")
-    key = embeddings[0].key
-    doubts = _mixed(names, embeddings)
-    return Ranking(table, by, f"{key.dataset}/{key.split}", gaps=gaps, doubts=doubts)
+    where = f"{embeddings[0].key.dataset}/{embeddings[0].key.split}"
+    facts = dict(gaps=gaps, doubts=_mixed(names, embeddings))
+    return Ranking(table, by, where, hits=_hits(names, embeddings, store), **facts)
 
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
@@ -371,7 +435,7 @@ def rank(
     zoo: Iterable[ModelSpec],  # models with distinct names
     dataset: Dataset,  # labelled images
     scores: Iterable[str] | None = None,  # registered names; all by default
-    by: str = "pr_target",  # the column to sort by, best first
+    by: str | None = None,  # the column to sort by; `default_order` by default
     store: Store | str | Path | None = None,  # or its folder; by default the usual one
     progress: bool = True,  # show bars
     **extraction,  # `device`, `batch_size`, `num_workers`, … of `extract`
@@ -385,7 +449,7 @@ def rank(
     image is opened.
     """
     scores = None if scores is None else list(scores)
-    _check_names([by, *(scores or [])])
+    _check_names([by or default_order(scores), *(scores or [])])
     store = Store(store)
     extracted = extract(zoo, dataset, store, progress=progress, **extraction)
     embeddings, failures = extracted.embeddings.values(), extracted.failures

@@ -10,6 +10,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from topotransfer.embeddings import (
     Embeddings,
     Store,
@@ -20,8 +22,17 @@ from topotransfer.embeddings import (
 )
 
 from .moments import forget_if_changed
+from .neighbour_scores import probe_hits
 from .scores import Score, compute_score, compute_scores, registered
 from .source_code import code_fingerprint
+
+
+# %% ../nbs/20j_score_cache.ipynb #5c0e77a1
+def _libraries() -> list[str]:
+    "The libraries that all scores rest on, with their versions."
+    names = "numpy", "scipy", "scikit-learn", "torch"
+    return [f"{name} {metadata.version(name)}" for name in names]
+
 
 # %% ../nbs/20j_score_cache.ipynb #afe9c6d6
 # their names lead to all other scores, so only the code
@@ -35,12 +46,8 @@ def score_fingerprint(
 
     Empty for a score of a notebook cell.
     """
-    versions = [
-        f"{name} {metadata.version(name)}"
-        for name in ("numpy", "scipy", "scikit-learn", "torch")
-    ]
     return code_fingerprint(
-        score.function, Embeddings, *_APPLIED, *sorted(score.needs), *versions
+        score.function, Embeddings, *_APPLIED, *sorted(score.needs), *_libraries()
     )
 
 
@@ -70,6 +77,18 @@ class ScoreCache:
         if score.zoo_relative:
             return self._all(name, zoo, fingerprint)
         return [found for e in zoo for found in self._all(name, [e], fingerprint)]
+
+    def hits(self, e: Embeddings) -> np.ndarray:  # `(n,)` of bool
+        "What `probe_hits` returns, from disk where nothing has changed. Raises what it raises."
+        fingerprint = code_fingerprint(probe_hits, Embeddings, *_libraries())
+        belongs = dict(
+            score="probe_hits", fingerprint=fingerprint, embeddings=self._checksum(e)
+        )
+        found = self._load(e, belongs)
+        if not isinstance(found, str) or len(found) != len(e.labels):
+            found = "".join("01"[hit] for hit in probe_hits(e).astype(int))
+            self._save(e, belongs, found)
+        return np.array([hit == "1" for hit in found])
 
     def _all(
         self, name: str, zoo: list[Embeddings], fingerprint: str
@@ -112,7 +131,7 @@ class ScoreCache:
         return self.root / e.key.stem / f"{plain}.json"
 
     def _save(
-        self, e: Embeddings, belongs: dict[str, str], found: float | ValueError
+        self, e: Embeddings, belongs: dict[str, str], found: float | str | ValueError
     ) -> None:
         "Keep a value, or the reason why there is none, with what it belongs to."
         name = belongs["score"]
@@ -124,7 +143,7 @@ class ScoreCache:
 
     def _load(
         self, e: Embeddings, belongs: dict[str, str]
-    ) -> float | ValueError | None:
+    ) -> float | str | ValueError | None:
         """A value, or the reason why there is none.
 
         `None` if it isn't known, belongs to something else or, with a warning, was damaged.

@@ -73,14 +73,25 @@ def resampled_accuracies(
 _LEAST = 1e-6  # of a deviation: models that are always the same distance apart
 
 
-def _lags(
-    means: np.ndarray, drawn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:  # `(m,)`, `(b,)`
-    "How far each model lies below the mean of all, in deviations, and the largest such lag that chance makes."
-    lag = means.mean() - means
-    by_chance = drawn.mean(axis=1, keepdims=True) - drawn - lag
-    deviation = np.maximum(np.sqrt((by_chance**2).mean(axis=0)), _LEAST)
-    return lag / deviation, (by_chance / deviation).max(axis=1)
+def _deviations(hits: np.ndarray) -> np.ndarray:  # `(m, m)`
+    "The standard deviation of each difference of two accuracies, over sets of as many images."
+    n = len(hits)
+    means = hits.mean(axis=0)
+    both = hits.T @ hits / n
+    differ = means[:, None] + means - 2 * both
+    variance = (differ - (means[:, None] - means) ** 2) / n
+    return np.sqrt(np.maximum(variance, _LEAST**2))
+
+
+# %% ../nbs/21a_shortlist.ipynb #d84418cf
+def _elimination(lags: np.ndarray) -> list[int]:
+    "All models in the order in which they go: each time the one that lies farthest behind another."
+    left = list(range(len(lags)))
+    gone = []
+    while left:
+        farthest = lags[np.ix_(left, left)].max(axis=1).argmax()
+        gone.append(left.pop(int(farthest)))
+    return gone
 
 
 # %% ../nbs/21a_shortlist.ipynb #87251142
@@ -91,19 +102,25 @@ def confidence_ps(
 ) -> np.ndarray:  # `(m,)`
     """A p for each model: with a confidence of 95 % the best is among those of at least .05.
 
-    Hansen, Lunde and Nason 2011, "The Model Confidence Set", Econometrica 79, with T_max and its elimination rule.
+    Hansen, Lunde and Nason 2011, "The Model Confidence Set", Econometrica 79, with T_R and its elimination rule.
     Raises what `resampled_accuracies` raises.
     """
     drawn = resampled_accuracies(hits, n_resamples, seed)
-    means = _check_hits(hits).mean(axis=0)
-    left = list(range(len(means)))
+    hits = _check_hits(hits)
+    means, deviations = hits.mean(axis=0), _deviations(hits)
+    drawn -= means
+    lags = (means - means[:, None]) / deviations
+    order = _elimination(lags)
+    by_chance, farthest = np.zeros(len(drawn)), 0.0
+    shares = np.ones(len(means))
+    for i in range(len(order) - 2, -1, -1):
+        back, others = order[i], order[i + 1 :]
+        apart = np.abs(drawn[:, others] - drawn[:, [back]]) / deviations[back, others]
+        by_chance = np.maximum(by_chance, apart.max(axis=1))
+        farthest = max(farthest, np.abs(lags[back, others]).max())
+        shares[back] = np.mean(by_chance >= farthest - 1e-9)
     ps = np.ones(len(means))
-    largest = 0.0
-    while len(left) > 1:
-        lags, by_chance = _lags(means[left], drawn[:, left])
-        share = np.mean(by_chance >= lags.max() - 1e-9)
-        largest = max(largest, float(share))
-        ps[left.pop(int(lags.argmax()))] = largest
+    ps[order] = np.maximum.accumulate(shares[order])
     return ps
 
 
@@ -173,7 +190,8 @@ def expected_loss(
     if order not in at.index:
         return None
     found, chance = at.loc[order], at.loc["random choice"]
-    return Loss(order, models, first, found.regret, found.worst, chance.regret)
+    losses = map(float, (found.regret, found.worst, chance.regret))
+    return Loss(order, models, first, *losses)
 
 
 # %% ../nbs/21a_shortlist.ipynb #f54383a0
@@ -219,6 +237,17 @@ def _list(names: list[str], most: int = 5) -> str:
     "Names with commas, the first few of many."
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+# %% ../nbs/21a_shortlist.ipynb #f6894b57
+def _percent(share: float) -> str:
+    "A share in percent, without decimals where they are zero."
+    return f"{100 * share:.3g} %"
+
+
+def _rounded(count: int) -> str:
+    "A count with two digits that say something."
+    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 # %% ../nbs/21a_shortlist.ipynb #04b8f2cb
@@ -299,7 +328,7 @@ def _choice_words(s: Shortlist) -> list[str]:
     if len(shown) == 1:
         return [f"One model, so there is nothing to choose: {shown[0]}."]
     lines = [f"Keep {len(kept)} of {len(shown)} models: {_list(kept)}."]
-    where = f"({s.level:.0%} confidence)"
+    where = f"({_percent(s.level)} confidence)"
     if out:
         beyond = f"beyond what the choice of the {s.n_images:,} images explains"
         return [
@@ -316,12 +345,12 @@ def _sure_words(s: Shortlist) -> str:
     best, chance = s.table.index[0], s.table["chance_best"].iloc[0]
     if len(s.table) == 1:
         return ""
-    sure = f"{best} is the best in {chance:.0%} of resampled sets of images"
+    sure = f"{best} is the best in {_percent(round(chance, 2))} of resampled sets of images"
     if len(s.kept) == 1:
         return f"How sure: {sure}."
     if not s.needed:
         return f"How sure: {sure}; those kept are right on the same images."
-    more = f"to see a difference of one point takes about {s.needed:,} images"
+    more = f"to see a difference of one point takes about {_rounded(s.needed)} images"
     return f"How sure: {sure}; {more} (here {s.n_images:,})."
 
 
@@ -335,7 +364,7 @@ def _cost_words(s: Shortlist) -> str:
     if s.cheapest == s.table.index[0]:
         return f"Cheapest of those kept: the first one, {s.cheapest} ({known})."
     behind = f"{-row['difference']:.1f} points behind the first"
-    ends = f"{s.level:.0%} interval {-row['high']:.1f} to {-row['low']:.1f}"
+    ends = f"{_percent(s.level)} interval {-row['high']:.1f} to {-row['low']:.1f}"
     return f"Cheapest of those kept: {s.cheapest} ({known}), {behind} ({ends})."
 
 
@@ -344,14 +373,14 @@ def _loss_words(s: Shortlist) -> str:
     "What trusting a probe has cost in fine-tuned accuracy elsewhere."
     if len(s.table) == 1:
         return ""
-    first = min(max(len(s.kept), 1), 3)
+    first = min(len(s.kept), 3)
     loss = expected_loss("linear_probe", len(s.table), first)
-    words = "its first" if first == 1 else f"the best of its first {first}"
-    lay = f"lay {loss.mean:.1f} points below the best of {loss.models}"
-    chance = f"random choice {loss.by_chance:.1f}"
+    lost = f"fine-tuning its first {first if first > 1 else 'choice'} lost"
+    chance = f"{first} at random {loss.by_chance:.1f}"
     return (
-        "These are accuracies of a linear probe, not of fine-tuning: on 80 small "
-        f"networks {words} {lay} after it ({chance})."
+        "These are accuracies of a linear probe, not of fine-tuning. In zoos of "
+        f"{loss.models} out of 80 small networks, {lost} {loss.mean:.1f} points "
+        f"against fine-tuning all ({chance})."
     )
 
 
@@ -404,9 +433,9 @@ def _draw_losses(s: Shortlist, ax) -> None:
     ax.plot(places, [loss.mean for loss in losses], "o-", label="by the linear probe")
     if len(s.kept) in places:
         ax.axvline(len(s.kept), color="C0", alpha=0.3, lw=6, label="kept here")
-    networks = f"{losses[0].models} of 80 small networks"
+    words = f"lost after fine-tuning, in zoos of {losses[0].models} small networks"
     ax.set(xlabel="models fine-tuned", ylabel="points below the best", ylim=(0, None))
-    ax.set(title=f"lost after fine-tuning ({networks})", xticks=places)
+    ax.set(title=words, xticks=places)
     ax.title.set_fontsize(9)
     ax.legend(fontsize=8)
 

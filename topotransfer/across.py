@@ -39,7 +39,8 @@ from topotransfer.evaluation import (
 
 from .cloud import check_count
 from .fixed_lists import BestOrder, best_order, pair_weights
-from .ranking import Ranking, TitledTable, check_kinds, kinds_of
+from .ranking import Ranking, check_kinds, kinds_of
+from .titled_table import TitledTable
 
 
 # %% ../nbs/22c_across.ipynb #5ddac263

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = [
+    "MODEL_WORDS",
     "SMALL_SCORES",
     "parser",
     "run_rank",
+    "run_zoo",
     "run_source_pr",
     "run_reproduce",
     "main",
@@ -14,27 +16,51 @@ __all__ = [
 
 # %% ../nbs/31_cli.ipynb #f67c0d34
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/31_cli.ipynb #6a8317cd
 import matplotlib.pyplot as plt
+import pandas as pd
 
-from .datasets import ImageSet, animals, image_folder
+from .datasets import ImageSet, animals, benchmark, image_folder
 from .embeddings import Store
 from .evaluation import evaluate
-from .extraction import extract
+from .naming import chosen, name_zoo, zoo_table
 from .ranking import Ranking, rank
 from .reproduction import reproduce_poster
 from .small_nets import small_zoo
 from .small_zoo_truth import fine_tuned_accuracy
-from .source_ratios import add_source_pr, own_table, own_table_path
-from .zoo import bundled_zoo, model
+from .source_images import add_source_rows, imagenette
+from .source_ratios import own_table, own_table_path
+from .zoo import ModelSpec
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc02
+def _zoo_options(command: argparse.ArgumentParser) -> None:
+    "Which of the models that were named are taken."
+    add = command.add_argument
+    words = (
+        "take all weights of a model that has several (default: refuse, and list them)"
+    )
+    add("--all-weights", action="store_true", help=words)
+    words = "no more parameters than this, e.g. 30M"
+    add("--max-params", metavar="N", help=words)
+    words = "no more multiply-adds for an image than this, e.g. 4.5G"
+    add("--max-macs", metavar="N", help=words)
+    words = "a published ImageNet accuracy of at least this many percent"
+    add("--min-top1", type=float, metavar="PERCENT", help=words)
+    words = (
+        "no more models than this, spread over families, best ImageNet accuracy first"
+    )
+    add("--limit", type=int, metavar="N", help=words)
 
 
 # %% ../nbs/31_cli.ipynb #32abd168
 def _running_options(command: argparse.ArgumentParser) -> None:
-    "The options that every command has."
+    "Where and how networks run, and what happens when something fails."
     add = command.add_argument
     words = "where the networks run, e.g. cuda (default: cpu)"
     add("--device", default="cpu", help=words)
@@ -48,31 +74,73 @@ def _running_options(command: argparse.ArgumentParser) -> None:
 
 
 # %% ../nbs/31_cli.ipynb #c8e1de43
-def _rank_options(command: argparse.ArgumentParser) -> None:
-    "Which images, which models, sorted by what, written where."
+MODEL_WORDS = """a bundled model; torchvision:NAME[:WEIGHTS]; timm:NAME.TAG; a pattern of
+these, as timm:resnet*; LIBRARY:NAME@CHECKPOINT; @FILE with one of these per line; or a
+zoo: bundled, small, poster; repeatable """
+
+
+def _image_options(command: argparse.ArgumentParser) -> None:
+    "Which labelled images, and how many of them."
     add = command.add_argument
     default = "(default: silhouettes of ten animals, from a package)"
     add("--images", metavar="DIR", help=f"one folder of images per class {default}")
-    words = "torchvision:NAME[:WEIGHTS], timm:NAME or a bundled model; repeatable "
-    default = "(default: the bundled zoo)"
-    add("--model", action="append", metavar="NAME", help=words + default)
+    words = "one of torchvision's datasets in place of a folder, e.g. caltech101"
+    add("--dataset", metavar="NAME", help=words)
+    words = "where torchvision keeps that dataset (default: here)"
+    add("--root", default=".", metavar="DIR", help=words)
+    add("--split", metavar="NAME", help="its part, e.g. train (default: its first one)")
+    words = "let torchvision download images that are missing"
+    add("--download", action="store_true", help=words)
     words = "images of each class (default: 50)"
     add("--per-class", type=int, default=50, metavar="N", help=words)
-    words = "score to sort by (default: pr_target)"
-    add("--by", default="pr_target", metavar="SCORE", help=words)
-    words = "where ranking.csv and ranking.png go (default: here)"
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc03
+def _rank_options(command: argparse.ArgumentParser) -> None:
+    "Which images and models, which scores, sorted by what, shown and written how."
+    _image_options(command)
+    add = command.add_argument
+    default = "(default: the bundled zoo)"
+    add("--model", action="append", metavar="NAME", help=MODEL_WORDS + default)
+    _zoo_options(command)
+    words = "scores to compute, with commas between (default: all)"
+    add("--scores", metavar="NAMES", help=words)
+    words = "score to sort by (default: linear_probe, or the first of --scores)"
+    add("--by", metavar="SCORE", help=words)
+    words = (
+        "images that the models were trained on, for pr: imagenette, or a folder of "
+    )
+    add("--source", metavar="DIR", help=words + "ImageNet's synsets (see source-pr)")
+    words = "models in the printed tables (default: all; the files hold all)"
+    add("--top", type=int, metavar="K", help=words)
+    add("--json", action="store_true", help="print one JSON object in place of tables")
+    words = "where tables and pictures go (default: here)"
     add("--output", default=".", metavar="DIR", help=words)
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc04
+def _zoo_command_options(command: argparse.ArgumentParser) -> None:
+    "Which models to list."
+    words = MODEL_WORDS.replace("repeatable", "any number of them")
+    command.add_argument("models", nargs="+", metavar="NAME", help=words)
+    _zoo_options(command)
 
 
 # %% ../nbs/31_cli.ipynb #1b738414
 def _source_options(command: argparse.ArgumentParser) -> None:
     "Which images a network was trained on, and which networks."
     add = command.add_argument
-    words = "one folder per class of images that the models were trained on, "
-    part = "or of their validation part"
+    words = (
+        "one folder per class of images that the models were trained on, or of their "
+    )
+    part = "validation part; or imagenette, ten of ImageNet's classes"
     add("--images", metavar="DIR", required=True, help=words + part)
+    add("--root", metavar="DIR", help="where imagenette lies (default: in the store)")
+    words = "let torchvision download imagenette (94 MB) where it is missing"
+    add("--download", action="store_true", help=words)
     words = "as for rank; repeatable"
     add("--model", action="append", metavar="NAME", required=True, help=words)
+    add("--all-weights", action="store_true", help="as for rank")
     words = "images of each class (default: all)"
     add("--per-class", type=int, metavar="N", help=words)
     words = "which images these are, for the record (default: the folder's name)"
@@ -95,22 +163,76 @@ def _reproduce_options(command: argparse.ArgumentParser) -> None:
 
 
 # %% ../nbs/31_cli.ipynb #8fadadc8
+_COMMANDS = {
+    "rank": (_rank_options, "which backbones to fine-tune for labelled images"),
+    "zoo": (_zoo_command_options, "list models and what is known of them; loads none"),
+    "source-pr": (
+        _source_options,
+        "PR of the images that models were trained on, kept in your own table for the "
+        "scores pr, pr_labelled and pr_whole",
+    ),
+    "reproduce": (_reproduce_options, "reproduce a published result"),
+}
+_EXAMPLES = """examples:
+  topotransfer rank
+  topotransfer rank --images ~/photos --model 'timm:resnet*.a1_in1k' --max-params 30M
+  topotransfer rank --dataset caltech101 --root ~/data --download --model poster --json
+  topotransfer zoo 'timm:convnext*' --max-params 30M --limit 10
+  topotransfer source-pr --images imagenette --download --model bundled"""
+
+
 def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     words = "Choose a pretrained image backbone before paying for fine-tuning."
-    top = argparse.ArgumentParser("topotransfer", description=words)
+    plain = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        "topotransfer", description=words, epilog=_EXAMPLES, formatter_class=plain
+    )
     commands = top.add_subparsers(dest="command", required=True)
-    words = "PR of the images that models were trained on, kept in your own table "
-    scores = "for the scores pr, pr_labelled and pr_whole"
-    for name, options, help in (
-        ("rank", _rank_options, "rank backbones for a set of labelled images"),
-        ("source-pr", _source_options, words + scores),
-        ("reproduce", _reproduce_options, "reproduce a published result"),
-    ):
-        command = commands.add_parser(name, help=help)
+    for name, (options, help) in _COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help, epilog=_EXAMPLES, formatter_class=plain
+        )
         options(command)
-        _running_options(command)
+        if name != "zoo":
+            _running_options(command)
+        words = "show where an error comes from, in place of one line"
+        command.add_argument("--debug", action="store_true", help=words)
     return top
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc05
+def _zoo(names: list[str], options: argparse.Namespace) -> list[ModelSpec]:
+    "The models that were named and that the filters leave. `ValueError` where none is left."
+    found = chosen(
+        name_zoo(names, all_weights=options.all_weights),
+        options.max_params,
+        options.max_macs,
+        options.min_top1,
+        options.limit,
+    )
+    if found.left_out:
+        model, why = next(iter(found.left_out.items()))
+        words = f"{len(found.left_out)} models left out, such as {model}: {why}"
+        if not found.kept:
+            raise ValueError(f"no model is left: {words}")
+        print(words, file=sys.stderr)
+    return found.kept
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc06
+def _images(options: argparse.Namespace) -> ImageSet:
+    "The images that were named. `ValueError` for a folder and a dataset at once."
+    if options.images is not None and options.dataset is not None:
+        raise ValueError("images must be one of --images and --dataset; found both")
+    if options.dataset is not None:
+        part = options.split, options.download
+        images = benchmark(options.dataset, options.root, *part)
+    elif options.images is not None:
+        images = image_folder(options.images)
+    else:
+        images = animals()
+    return images.subset(options.per_class)
 
 
 # %% ../nbs/31_cli.ipynb #801088b5
@@ -123,13 +245,60 @@ def _judge(ranking: Ranking, truth: str) -> None:
 
 
 # %% ../nbs/31_cli.ipynb #42b23ff2
-def _write(ranking: Ranking, folder: Path, name: str) -> None:
-    "Write the table and its picture, and say where."
-    ranking.to_csv(folder / f"{name}.csv")
-    picture = ranking.plot().figure
-    picture.savefig(folder / f"{name}.png", dpi=min(150, 2000 / picture.get_figwidth()))
+def _save(picture: plt.Figure, path: Path) -> None:
+    "Write a picture in a size that fits a screen."
+    picture.savefig(path, dpi=min(150, 2000 / picture.get_figwidth()))
     plt.close(picture)
-    print(f"wrote {folder / name}.csv and {folder / name}.png")
+
+
+def _write(ranking: Ranking, folder: Path, name: str) -> list[Path]:
+    "Write the table and its picture, and the shortlist with its own where there is one."
+    paths = [folder / f"{name}.csv", folder / f"{name}.png"]
+    ranking.to_csv(paths[0])
+    _save(ranking.plot().figure, paths[1])
+    if ranking.hits is not None:
+        found = ranking.shortlist()
+        paths += [folder / "shortlist.csv", folder / "shortlist.png"]
+        found.to_csv(paths[2])
+        _save(found.plot()[0].figure, paths[3])
+    return paths
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc09
+def _printed(ranking: Ranking, top: int | None) -> str:
+    "A ranking as it is printed, with the answer of all and the table of the first few models."
+    if top is None:
+        return repr(ranking)
+    short = replace(ranking, table=ranking.table.head(top), hits=None)
+    answer = [] if ranking.hits is None else [*ranking.shortlist().words, ""]
+    return "\n".join([*answer, repr(short)])
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc10
+def _records(table: pd.DataFrame) -> dict[str, dict]:
+    "A table by rows, with `None` where a cell is empty."
+    return table.astype(object).where(table.notna(), None).to_dict("index")
+
+
+def _as_json(ranking: Ranking) -> str:
+    "A ranking as one JSON object."
+    whole = dict(
+        dataset=ranking.dataset,
+        by=ranking.by,
+        shortlist=None,
+        table=_records(ranking.table),
+        failures=ranking.failures,
+    )
+    if ranking.hits is not None:
+        found = ranking.shortlist()
+        whole["shortlist"] = dict(
+            words=found.words,
+            keep=found.kept,
+            leave_out=found.left_out,
+            cheapest=found.cheapest,
+            table=_records(found.table),
+        )
+    return json.dumps(whole, indent=1)
 
 
 # %% ../nbs/31_cli.ipynb #3bfef30f
@@ -153,32 +322,56 @@ def _rank_small(images: ImageSet, store: Store, **running) -> Ranking:
     return ranking.with_column("fine_tuned", fine_tuned_accuracy(images.name), "truth")
 
 
-# %% ../nbs/31_cli.ipynb #c0be5106
-def run_rank(options: argparse.Namespace) -> None:
-    """Rank, evaluate, print both tables, write `ranking.csv` and `ranking.png`, say where.
-
-    Without models and images of the user's: the small zoo as well, held against its
-    fine-tuned accuracies.
-    """
-    zoo = [model(name) for name in options.model] if options.model else bundled_zoo()
-    images = image_folder(options.images) if options.images is not None else animals()
-    images = images.subset(options.per_class)
-    store, folder = Store(options.store), Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(zoo)} models, {images!r}, embeddings kept in {store.root}")
-    running = _running(options)
-    ranking = rank(zoo, images, None, options.by, store, **running)
-    print(f"\n{ranking}\n")
-    _judge(ranking, "linear_probe")
-    _write(ranking, folder, "ranking")
-    if options.model or options.images:
-        return
-    ranking = _rank_small(images, store, **running)
+def _rank_small_too(options: argparse.Namespace, store: Store, folder: Path) -> list:
+    "Print how the scores of the small networks agree with their accuracies; the files written."
+    ranking = _rank_small(_images(options), store, **_running(options))
     networks = "small networks trained on Fashion-MNIST, on the same images"
     known = "their fine-tuned accuracies are known"
     print(f"\n{len(ranking.table)} {networks}; {known}")
     _judge(ranking, "fine_tuned")
-    _write(ranking, folder, "ranking_small")
+    return _write(ranking, folder, "ranking_small")
+
+
+# %% ../nbs/31_cli.ipynb #c0be5106
+def _rank_named(options: argparse.Namespace, store: Store) -> Ranking:
+    "The ranking that was asked for."
+    zoo = _zoo(options.model or ["bundled"], options)
+    images = _images(options)
+    where = f"{images!r}, embeddings kept in {store.root}"
+    print(f"{len(zoo)} models, {where}", file=sys.stderr if options.json else None)
+    scores = options.scores and options.scores.split(",")
+    source = options.source
+    if source not in (None, "imagenette"):
+        source = image_folder(source)
+    asked = scores, options.by, store
+    return rank(zoo, images, *asked, source=source, **_running(options))
+
+
+def run_rank(options: argparse.Namespace) -> None:
+    """Rank and print the answer, the table and its evaluation; write tables and pictures, say where.
+
+    Without models and images of the user's: the small zoo as well, held against its
+    fine-tuned accuracies.
+    """
+    store, folder = Store(options.store), Path(options.output)
+    ranking = _rank_named(options, store)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = _write(ranking, folder, "ranking")
+    if options.json:
+        print(_as_json(ranking))
+        return
+    print(f"\n{_printed(ranking, options.top)}\n")
+    _judge(ranking, "linear_probe")
+    if not (options.model or options.images or options.dataset or options.scores):
+        paths += _rank_small_too(options, store, folder)
+    print("wrote " + ", ".join(map(str, paths)))
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc11
+def run_zoo(options: argparse.Namespace) -> None:
+    "Print a row for each model that was named and that the filters leave."
+    zoo = _zoo(options.models, options)
+    print(f"{len(zoo)} models\n{zoo_table(zoo).to_string(na_rep='–')}")
 
 
 # %% ../nbs/31_cli.ipynb #92c14f72
@@ -192,27 +385,31 @@ def _print_own_table(store: Store) -> None:
         print("values of different n, k or data can't be compared")
 
 
+# %% ../nbs/31_cli.ipynb #0a11cc12
+def _source_images(options: argparse.Namespace, store: Store) -> ImageSet:
+    "Images that models were trained on: a folder of classes, or Imagenette."
+    if options.images == "imagenette":
+        root, download = options.root, options.download
+        images = imagenette(root, download=download, store=store)
+    else:
+        images = image_folder(options.images)
+    return images if options.per_class is None else images.subset(options.per_class)
+
+
 # %% ../nbs/31_cli.ipynb #b55afcff
 def run_source_pr(options: argparse.Namespace) -> None:
     """Embed source images, add each model's PR to the user's table, print the table.
 
     A model that fails ends in a line of its own.
     """
-    images, store = image_folder(options.images), Store(options.store)
-    if options.per_class is not None:
-        images = images.subset(options.per_class)
-    models = [model(name) for name in options.model]
-    extracted = extract(models, images, store, **_running(options))
-    failures = dict(extracted.failures)
-    for name, embeddings in extracted.embeddings.items():
-        try:
-            add_source_pr(embeddings, store, options.data, options.device)
-        except ValueError as error:
-            failures[name] = str(error)
+    store = Store(options.store)
+    images = _source_images(options, store)
+    models = name_zoo(options.model, all_weights=options.all_weights)
+    failures = add_source_rows(models, images, store, options.data, **_running(options))
     _print_own_table(store)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}")
-    if len(failures) == len(options.model):
+    if len(failures) == len(models):
         raise RuntimeError("no model's PR could be computed")
     print(f"your own table: {own_table_path(store)}")
 
@@ -220,13 +417,18 @@ def run_source_pr(options: argparse.Namespace) -> None:
 # %% ../nbs/31_cli.ipynb #c86035f2
 def run_reproduce(options: argparse.Namespace) -> None:
     "Compute PR of the poster's models on ImageNet and print what comes out, the verdict last."
-    zoo = options.model and [model(name) for name in options.model]
+    zoo = options.model and name_zoo(options.model)
     place, limit, store = options.imagenet, options.limit, options.store
     print(reproduce_poster(place, zoo, limit, store, **_running(options)))
 
 
 # %% ../nbs/31_cli.ipynb #b6156f7d
-_COMMANDS = {"rank": run_rank, "source-pr": run_source_pr, "reproduce": run_reproduce}
+_RUN = {
+    "rank": run_rank,
+    "zoo": run_zoo,
+    "source-pr": run_source_pr,
+    "reproduce": run_reproduce,
+}
 
 
 def main(
@@ -234,13 +436,18 @@ def main(
 ) -> None:
     """Entry point of `topotransfer`.
 
-    What a user can mend ends with one line on stderr and exit status 1.
+    What a user can mend ends with one line on stderr and exit status 2, like a wrong
+    argument; `--debug` shows where it comes from.
     """
     # a terminal that lacks a character still gets its table
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
+        _RUN[options.command](options)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"topotransfer: {error}")
+        if options.debug:
+            raise
+        line = " ".join(str(error).split())
+        print(f"topotransfer: {line}", file=sys.stderr)
+        sys.exit(2)

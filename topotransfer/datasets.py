@@ -239,6 +239,8 @@ def _split_options(reader: str, split: str) -> dict:
         return dict(train=split == "train")
     if reader in ("Caltech101", "SUN397"):
         return {}
+    if reader == "Imagenette":
+        return dict(split=split, size="160px")
     return dict(split=split)
 
 
@@ -276,6 +278,13 @@ def _of_numbers(data) -> tuple:
     return paths, data.y, data.categories
 
 
+# %% ../nbs/11_datasets.ipynb #d5f00001
+def _of_synsets(data) -> tuple:
+    "Of Imagenette: paths, labels, and the classes as ImageNet calls them (n01440764, …)."
+    paths, labels = zip(*data._samples)
+    return paths, labels, data.wnids
+
+
 # %% ../nbs/11_datasets.ipynb #6bcd3fb5
 class _Reader(NamedTuple):
     "How torchvision reads a dataset."
@@ -297,24 +306,26 @@ _READERS = {
     "dtd": _Reader("DTD", ("train", "val", "test"), _of_image_files),
     "pets": _Reader("OxfordIIITPet", ("trainval", "test"), _of_pets),
     "sun397": _Reader("SUN397", ("all",), _of_image_files),
+    "imagenette": _Reader("Imagenette", ("val", "train"), _of_synsets),
 }
 _FOLDERS = {"birdsnap", "imagenet"}
 
 
 # %% ../nbs/11_datasets.ipynb #66698ec5
 def benchmark(
-    name: str,  # one of the poster's nine datasets or "imagenet", in lower case
+    name: str,  # one of the poster's nine datasets, "imagenet" or "imagenette"
     root: str | Path,  # where torchvision keeps or finds it
     split: str | None = None,  # as the dataset calls it; its first one by default
     download: bool = False,  # let torchvision download what is missing
 ) -> ImageSet:
-    """One of the poster's datasets or ImageNet.
+    """One of the poster's datasets, ImageNet, or Imagenette, ten of its classes.
 
     The nine are aircraft, birdsnap, caltech101, cars, cifar10, cifar100, dtd, pets and
     sun397. They are read from the official layout by torchvision (of DTD the first of
     its ten partitions); birdsnap and imagenet as class folders in `root/split`. The
-    first split is "train", "trainval" or "all". Raises `ValueError` for an unknown name
-    or split and what torchvision raises for missing files.
+    first split is "train", "trainval" or "all", that of imagenette (160 pixels, a
+    download of 94 MB) "val". Raises `ValueError` for an unknown name or split and what
+    torchvision raises for missing files.
     """
     if name in _FOLDERS:
         split = split or "train"

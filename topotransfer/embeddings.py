@@ -7,6 +7,7 @@ __all__ = [
     "digest",
     "EmbeddingKey",
     "SourceRatios",
+    "ModelFacts",
     "Embeddings",
     "write_whole",
     "save_entry",
@@ -88,6 +89,7 @@ class SourceRatios:
     tightness: float  # mean of the other bars
     ratio_whole: float | None = None  # the remedy of that name
     ratio_labelled: float | None = None  # the remedy of that name
+    head_accuracy: float | None = None  # its own head among these classes, in percent
     data: str  # which images, in words
 
     def __post_init__(self):
@@ -97,12 +99,57 @@ class SourceRatios:
         for name in ratios:
             value = getattr(self, name)
             if value is None and name.startswith("ratio_"):
-                continue
+                continue  # a remedy
             if not isinstance(value, Real) or not 0 <= value < np.inf:
                 found = f"found {value!r}"
                 raise ValueError(f"{name} must be a number of at least 0; {found}")
+        head = self.head_accuracy
+        if head is not None and not 0 <= head <= 100:
+            found = f"found {head!r}"
+            raise ValueError(f"head_accuracy must be a percentage or None; {found}")
         if not isinstance(self.data, str):
             raise TypeError(f"data must say in words which images; found {self.data!r}")
+
+
+# %% ../nbs/10_embeddings.ipynb #a1f00002
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What is published of a model's weights, each `None` where it isn't known.
+
+    Raises `ValueError` for a percentage beyond 0 to 100 and for a number that isn't positive, `TypeError` for what is
+    no number.
+    """
+
+    imagenet_top1: float | None = (
+        None  # accuracy on ImageNet's validation images, percent
+    )
+    imagenet_real: float | None = None  # on the same images, labelled anew (ReaL)
+    imagenet_v2: float | None = None  # on images collected anew (ImageNetV2)
+    imagenet_sketch: float | None = None  # on drawings
+    imagenet_r: float | None = None  # on renditions, 200 of the classes
+    imagenet_a: float | None = None  # on images that mislead, 200 of the classes
+    num_params: int | None = None  # head included
+    multiply_adds: int | None = None  # for one image
+    gpu_images_per_s: float | None = None  # the table that is named says on which
+    cpu_images_per_s: float | None = None
+    download_mb: float | None = None  # megabytes of the weights' file
+    origin: str = ""  # where this is published
+
+    def __post_init__(self):
+        for name, value in self.numbers.items():
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number or None; found {value!r}")
+            most = 100 if name.startswith("imagenet_") else np.inf
+            if not 0 < value <= most:
+                found = f"found {value!r}"
+                raise ValueError(f"{name} must be above 0, up to {most}; {found}")
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        "What is known, by name."
+        known = asdict(self)
+        del known["origin"]
+        return {name: value for name, value in known.items() if value is not None}
 
 
 # %% ../nbs/10_embeddings.ipynb #0905ee99
@@ -120,7 +167,7 @@ class Embeddings:
     """What one model makes of one dataset.
 
     Raises what `check_points` raises for features and logits, `ValueError` where labels or
-    logits don't fit the features, `TypeError` for another kind of `source_ratios`.
+    logits don't fit the features, `TypeError` for another kind of `source_ratios` or `published`.
     """
 
     features: np.ndarray  # `(n, d)` float32 or float64 penultimate activations
@@ -129,7 +176,9 @@ class Embeddings:
     logits: np.ndarray | None = None  # `(n, C)` outputs of its own head, if it has one
     num_params: int | None = None  # parameters of the model, head included
     imagenet_top1: float | None = None  # published accuracy in percent
+    multiply_adds: int | None = None  # for one image, as measured
     source_ratios: SourceRatios | None = None  # of the images it was trained on
+    published: ModelFacts | None = None  # what is published of the weights
 
     def __post_init__(self):
         object.__setattr__(self, "features", check_points(self.features, min_points=1))
@@ -139,9 +188,11 @@ class Embeddings:
             raise TypeError(
                 f"labels must be integers; found an array of {self.labels.dtype}"
             )
-        if not isinstance(self.source_ratios, SourceRatios | None):
-            found = f"found {self.source_ratios!r}"
-            raise TypeError(f"source_ratios must be SourceRatios or None; {found}")
+        for name, kind in (("source_ratios", SourceRatios), ("published", ModelFacts)):
+            value = getattr(self, name)
+            if not isinstance(value, kind | None):
+                words = f"{name} must be {kind.__name__} or None"
+                raise TypeError(f"{words}; found {value!r}")
         if self.logits is None:
             return
         object.__setattr__(self, "logits", check_points(self.logits, min_points=1))
@@ -164,14 +215,18 @@ class Embeddings:
 
     @property
     def facts(self) -> dict[str, float | None]:
-        """What is kept of the model beside its arrays, by name, in JSON's types: `num_params`, `imagenet_top1`.
+        """What is kept of the model beside its arrays, by name, in JSON's types.
 
-        `source_ratios` are not among them: a table says them, which may change.
+        `num_params`, `imagenet_top1` and, where it was measured, `multiply_adds`. `source_ratios` and `published` are
+        not among them: tables say them, which may change.
         """
-        return dict(
+        kept = dict(
             num_params=self.num_params and int(self.num_params),
             imagenet_top1=self.imagenet_top1 and float(self.imagenet_top1),
         )
+        if self.multiply_adds is not None:
+            kept["multiply_adds"] = int(self.multiply_adds)
+        return kept
 
     @property
     def n_classes(self) -> int:

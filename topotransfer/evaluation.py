@@ -44,8 +44,9 @@ from topotransfer.agreement import (
 )
 
 from .cloud import check_count
-from .ranking import Ranking, TitledTable, check_kinds, kinds_of
+from .ranking import Ranking, check_kinds, kinds_of
 from .scores import SCORES, marked
+from .titled_table import TitledTable
 
 
 # %% ../nbs/22a_evaluation.ipynb #2dace038

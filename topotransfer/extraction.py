@@ -8,7 +8,7 @@ __all__ = ["Extraction", "extract"]
 # %% ../nbs/13_extraction.ipynb #872375e7
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from .cloud import check_count, check_labels, check_points
 from .datasets import Dataset
 from .embeddings import EmbeddingKey, Embeddings, Store, keep_if_possible
 from .source_ratios import source_table, with_source_ratios
-from .zoo import Backbone, ModelSpec
+from .zoo import Backbone, ModelSpec, measured_multiply_adds
 
 
 # %% ../nbs/13_extraction.ipynb #66da1658
@@ -196,12 +196,14 @@ def _embed_all(run: _Run, shards: list[slice], bar) -> None:
 
 
 # %% ../nbs/13_extraction.ipynb #4e26e5d5
-def _finish(run: _Run, shards: list[slice]) -> None:
-    "Put the shards of each model together."
+def _finish(run: _Run, shards: list[slice], known: set[str]) -> None:
+    "Put the shards of each model together; multiply-adds are counted where they aren't known."
     labels = np.asarray(run.dataset.labels)
     for name, (network, key) in list(run.models.items()):
         facts = dict(num_params=network.num_params, imagenet_top1=network.imagenet_top1)
         try:
+            if name not in known:
+                facts["multiply_adds"] = measured_multiply_adds(network)
             run.done[name] = run.store.finish(key, shards, labels, **facts)
         except Exception as error:
             run.fail(name, error)
@@ -255,7 +257,7 @@ def extract(
     What the store already holds is taken from there, and what is computed is kept there. A model that fails is
     reported under `failures` with its reason and the others go on. All networks that have work to do are in
     memory at the same time. Each of the embeddings has the `source_ratios` that `source_table` knows of its
-    weights, `None` where your own table is damaged, with a warning.
+    weights, `None` where your own table is damaged, with a warning, and what is `published` of them.
 
     Raises `ValueError` for an empty zoo, repeated names or an empty dataset, what `check_labels` raises for its
     labels, and `RuntimeError` for a device that isn't there. An image that can't be opened ends the run with an
@@ -277,9 +279,10 @@ def extract(
         embedding = dict(desc=f"embedding {dataset.name}", unit="image", total=total)
         with tqdm(**embedding, disable=not progress) as bar:
             _embed_all(run, shards, bar)
-        _finish(run, shards)
+        _finish(run, shards, {s.name for s in zoo if s.facts.multiply_adds})
     names = [spec.name for spec in zoo]
-    done = {n: run.done[n] for n in names if n in run.done}
+    facts = {spec.name: spec.facts for spec in zoo}
+    done = {n: replace(run.done[n], published=facts[n]) for n in names if n in run.done}
     if known is not None:
         done = {n: with_source_ratios(e, known) for n, e in done.items()}
     failures = {n: run.failures[n] for n in names if n in run.failures}

@@ -30,6 +30,7 @@ from .neighbour_scores import probe_hits
 from .score_cache import ScoreCache
 from .scores import KINDS, compute_scores, known_scores, marked, registered
 from .source import mixed_sources
+from .source_images import complete_source_rows
 from .titled_table import TitledTable
 from .zoo import ModelSpec
 
@@ -108,21 +109,21 @@ def _doubts(ranking: "Ranking") -> list[str]:
 
 # %% ../nbs/21_ranking.ipynb #8ae7e3f8
 def _empty(ranking: "Ranking") -> list[str]:
-    "Why cells are empty: a sentence for each score, one for all that no model has."
+    "Why cells are empty: a sentence for all scores that the same models lack, with the first reason."
     without: dict[str, dict[str, str]] = {}
     for (model, score), reason in ranking.gaps.items():
         without.setdefault(score, {})[model] = reason
-    nowhere = [name for name in ranking.empty if name in without]
+    alike: dict[tuple, list[str]] = {}
+    for score, reasons in without.items():
+        alike.setdefault(tuple(reasons), []).append(score)
     notes = []
-    for score in without:
-        if score not in nowhere:
-            reasons = without[score]
-            models, why = ", ".join(reasons), next(iter(reasons.values()))
-            notes.append(f"empty: {score} of {models}: {why}")
-    if nowhere:
-        why = next(iter(without[nowhere[0]].values()))
-        left_out = f"left out, since no model has a value: {', '.join(nowhere)}"
-        notes.append(f"{left_out} ({why})")
+    for models, scores in alike.items():
+        why = without[scores[0]][models[0]]
+        if scores[0] in ranking.empty:
+            left_out = f"left out, since no model has a value: {', '.join(scores)}"
+            notes.append(f"{left_out} ({why})")
+        else:
+            notes.append(f"empty: {', '.join(scores)} of {', '.join(models)}: {why}")
     return notes
 
 
@@ -356,26 +357,25 @@ def _check_same_images(embeddings: list[Embeddings]) -> None:
 def _values(
     names: list[str], embeddings: list[Embeddings], store, progress: bool
 ) -> Iterator[tuple]:
-    "Model, score and what came out of it, for every cell of a table."
+    "Model, score and what came out of it, for every cell of a table; source scores of mixed sources are refused."
     scores = compute_scores if store is None else ScoreCache(store).scores
+    mixed = mixed_sources(embeddings)
     total = len(names) * len(embeddings)
     with tqdm(total=total, desc="scoring", unit="value", disable=not progress) as bar:
         for name in names:
-            relative = registered(name).zoo_relative
-            for part in [embeddings] if relative else [[e] for e in embeddings]:
+            score = registered(name)
+            for part in (
+                [embeddings] if score.zoo_relative else [[e] for e in embeddings]
+            ):
                 who = part[0].key.model if len(part) == 1 else "all models"
                 bar.set_postfix_str(f"{who}, {name}")
-                for e, found in zip(part, scores(name, part)):
-                    yield e.key.model, name, found
+                refused = mixed and "source" in score.needs
+                found = (
+                    [ValueError(mixed)] * len(part) if refused else scores(name, part)
+                )
+                for e, value in zip(part, found):
+                    yield e.key.model, name, value
                 bar.update(len(part))
-
-
-# %% ../nbs/21_ranking.ipynb #9146fd11
-def _mixed(names: list[str], embeddings: list[Embeddings]) -> tuple[str, ...]:
-    "The sentence of `mixed_sources`, if there is one and a column is about source images."
-    if not any("source" in registered(name).needs for name in names):
-        return ()
-    return tuple(filter(None, [mixed_sources(embeddings)]))
 
 
 # %% ../nbs/21_ranking.ipynb #f6fe1de0
@@ -407,7 +407,8 @@ def rank_embeddings(
     These are stages 2 and 3 of the poster's method. Baselines are always added. With a
     store, values of scores are looked up there and kept (`ScoreCache`). Where a score is
     not defined for a model its cell is empty and the reason stands in `gaps`; such models
-    come last. Raises `ValueError` for unknown scores, no embeddings, repeated models, or
+    come last. Source scores of models that were measured on different source images are
+    refused (`mixed_sources`). Raises `ValueError` for unknown scores, no embeddings, repeated models, or
     embeddings of different images.
     """
     scores = None if scores is None else list(scores)
@@ -426,8 +427,7 @@ def rank_embeddings(
             gaps[model, name] = f"{type(found).__name__}: {found}"
     table = table.sort_values(by, ascending=False, kind="stable")
     where = f"{embeddings[0].key.dataset}/{embeddings[0].key.split}"
-    facts = dict(gaps=gaps, doubts=_mixed(names, embeddings))
-    return Ranking(table, by, where, hits=_hits(names, embeddings, store), **facts)
+    return Ranking(table, by, where, gaps=gaps, hits=_hits(names, embeddings, store))
 
 
 # %% ../nbs/21_ranking.ipynb #66eed74e
@@ -438,6 +438,7 @@ def rank(
     by: str | None = None,  # the column to sort by; `default_order` by default
     store: Store | str | Path | None = None,  # or its folder; by default the usual one
     progress: bool = True,  # show bars
+    source: str | Dataset | None = None,  # images that the models were trained on
     **extraction,  # `device`, `batch_size`, `num_workers`, … of `extract`
 ) -> Ranking:
     """Rank a zoo of pretrained backbones for a dataset, before any fine-tuning.
@@ -445,16 +446,22 @@ def rank(
     Baselines are always added. What the store holds is not computed again: embeddings, and
     values of scores that haven't changed since (`ScoreCache`). A model that fails is listed
     under `failures` and the others are ranked; if all of them fail, `RuntimeError` says why.
+    With `source` ("imagenette" or labelled images) the models' source ratios are measured
+    on these images where they aren't known of them (`complete_source_rows`).
     Raises what `extract` and `rank_embeddings` raise; unknown scores are refused before any
     image is opened.
     """
     scores = None if scores is None else list(scores)
     _check_names([by or default_order(scores), *(scores or [])])
-    store = Store(store)
+    zoo, store, doubts = list(zoo), Store(store), ()
+    if source is not None:
+        running = dict(progress=progress, **extraction)
+        doubts = complete_source_rows(zoo, source, store, **running).items()
     extracted = extract(zoo, dataset, store, progress=progress, **extraction)
     embeddings, failures = extracted.embeddings.values(), extracted.failures
     if not embeddings:
         reasons = "; ".join(f"{m}: {r}" for m, r in failures.items())
         raise RuntimeError(f"no model could be embedded: {reasons}")
     ranking = rank_embeddings(embeddings, scores, by, store, progress)
-    return replace(ranking, failures=failures)
+    doubts = tuple(f"no source ratios of {model}: {why}" for model, why in doubts)
+    return replace(ranking, failures=failures, doubts=doubts)

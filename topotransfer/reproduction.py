@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    "poster_zoo",
     "poster_rankings",
     "Reproduction",
     "judge_poster_ranking",
@@ -29,20 +28,10 @@ from .extraction import extract
 from .fixed_lists import orders_with_taus
 from .persistence import h0_persistence
 from .published import published, published_benchmark
-from .ranking import TitledTable
 from .ratio import PersistenceRatio, ratio_of_bars
 from .source_ratios import add_source_pr
-from .zoo import ModelSpec, torchvision_model
-
-
-# %% ../nbs/24_reproduction.ipynb #3168ead5
-def poster_zoo() -> list[ModelSpec]:
-    """The poster's zoo: ten networks of torchvision with their `IMAGENET1K_V1` weights.
-
-    Loading one lets torchvision download its weights.
-    """
-    names = next(iter(published_benchmark().values())).index
-    return [torchvision_model(name, "IMAGENET1K_V1") for name in names]
+from .titled_table import TitledTable
+from .zoo import ModelSpec, poster_zoo
 
 
 # %% ../nbs/24_reproduction.ipynb #4c6bd1a2

@@ -41,7 +41,7 @@ from threadpoolctl import ThreadpoolController
 
 from .cloud import check_labels
 from .collapse import collapse_cloud
-from .embeddings import EmbeddingKey, Embeddings, digest
+from .embeddings import EmbeddingKey, Embeddings, ModelFacts, digest
 from .source_ratios import measure_source_ratios
 
 
@@ -402,7 +402,10 @@ class HardCase(NamedTuple):
 # %% ../nbs/20_scores.ipynb #dc123252
 def hard_cases() -> dict[str, HardCase]:
     "Embeddings that make scores fail, by name."
-    facts = dict(num_params=7, imagenet_top1=70.0)
+    percent = ("top1", "real", "v2", "sketch", "r", "a")
+    card = {f"imagenet_{name}": 70.0 for name in percent}
+    published = ModelFacts(num_params=7, multiply_adds=9, **card)
+    facts = dict(num_params=7, imagenet_top1=70.0, published=published)
     facts["source_ratios"] = measure_source_ratios(example_embeddings(0.3))
     base = example_embeddings(0.3, n_per_class=20, **facts)
     cases = _hard_labels(base) | _hard_shapes(base) | _hard_numbers(base)

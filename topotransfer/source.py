@@ -69,11 +69,11 @@ def pr_whole(embeddings: Embeddings) -> float:
 def mixed_sources(
     zoo: Iterable[Embeddings],  # of several models
 ) -> str:  # a sentence, or "" where the values can be compared
-    """Why the source PR of these models can't be held against each other.
+    """Why the source PR of these models can't be held against each other, and which command makes it comparable.
 
     It was taken of different data, or of different numbers of images or classes.
     """
-    kinds = {}
+    kinds, zoo = {}, list(zoo)
     for e in zoo:
         if (known := e.source_ratios) is not None:
             images = known.data, known.n, known.k
@@ -83,7 +83,9 @@ def mixed_sources(
     words = []
     for (data, n, k), models in sorted(kinds.items()):
         words.append(f"{', '.join(models)}: {data}, {n:,} bars, {k} classes")
+    named = " ".join(f"--model {e.key.model}" for e in zoo)
     return (
         "pr and its remedies can't be compared here, the source images differ: "
-        + "; ".join(words)
+        f"{'; '.join(words)}; to measure all of them on the same images, run: "
+        f"topotransfer source-pr --images DIR {named}, or rank with --source DIR"
     )

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "head_accuracy",
     "measure_source_ratios",
     "own_table_path",
     "own_table",
@@ -14,6 +15,9 @@ __all__ = [
 ]
 
 # %% ../nbs/10b_source_ratios.ipynb #39c06923
+import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
@@ -43,15 +47,61 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+# %% ../nbs/10b_source_ratios.ipynb #b5f00001
+def _head_columns(classes: Sequence[str]) -> list[int] | None:
+    "The outputs of an ImageNet head that stand for synsets; `None` for classes with other names."
+    if not all(re.fullmatch(r"n\d{8}", str(name)) for name in classes):
+        return None
+    # here, since it takes seconds to load
+    from timm.data import ImageNetInfo
+
+    known = {name: i for i, name in enumerate(ImageNetInfo().label_names())}
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise ValueError(
+            f"source images must be of classes of ImageNet-1k; found {unknown[:3]}"
+        )
+    return [known[name] for name in classes]
+
+
+# %% ../nbs/10b_source_ratios.ipynb #b5f00002
+def head_accuracy(
+    embeddings: Embeddings,  # with logits
+    classes: Sequence[str],  # names of the classes that the labels count
+) -> float | None:  # in percent
+    """How often a network's ImageNet head is right on images of some of its classes, among these.
+
+    `None` for another head or classes that aren't called by synsets. Raises `ValueError` for synsets that aren't
+    among ImageNet's thousand and for fewer names than labels; warns where it is at most twice chance.
+    """
+    e = embeddings
+    columns = _head_columns(classes)
+    if columns is None or e.logits is None or e.logits.shape[1] != 1000:
+        return None
+    if e.labels.max() >= len(columns):
+        found = f"found {len(columns)} for the label {e.labels.max()}"
+        raise ValueError(f"classes must name the class of each label; {found}")
+    right = e.logits[:, columns].argmax(axis=1) == e.labels
+    share = 100 * float(right.mean())
+    if share <= 200 / len(columns):
+        warnings.warn(
+            f"{e.key.model} is right on {share:.0f} % of images of {len(columns)} classes "
+            "that its head should know: random or other weights, or a wrong transform?",
+            stacklevel=3,
+        )
+    return share
+
+
 # %% ../nbs/10b_source_ratios.ipynb #4e676721
 def measure_source_ratios(
     embeddings: Embeddings,  # of labelled images that the model was trained on
     data: str | None = None,  # which images, in words; dataset and split by default
     device: str = "cpu",  # where the spanning tree is computed
+    classes: Sequence[str] = ("",),  # their names, to check the head by
 ) -> SourceRatios:
     """PR of source embeddings with the two remedies, k being the number of classes.
 
-    Raises what `ratio_of_bars` raises, and `ValueError` for more classes than the head has.
+    Raises what `ratio_of_bars` and `head_accuracy` raise, and `ValueError` for more classes than the head has.
     """
     e, k = embeddings, embeddings.n_classes
     if e.logits is not None and k > e.logits.shape[1]:
@@ -64,21 +114,23 @@ def measure_source_ratios(
         **asdict(ratio_of_bars(tree.lengths, k)),
         ratio_whole=_or_none(value_or_nan(ratio_of_whole_pieces, tree, k)),
         ratio_labelled=_or_none(value_or_nan(ratio_labelled, e.features, e.labels)),
+        head_accuracy=head_accuracy(e, classes),
         data=data or f"{e.key.dataset}/{e.key.split}",
     )
 
 
 # %% ../nbs/10b_source_ratios.ipynb #e1fdf083
 _REMEDIES = ["ratio_whole", "ratio_labelled"]
+_OPTIONAL = [*_REMEDIES, "head_accuracy"]
 _MEASURED = ["n", "k", "ratio", "separation", "tightness"]
-_COLUMNS = ["weights", "model", *_MEASURED, *_REMEDIES, "data", "date"]
+_COLUMNS = ["weights", "model", *_MEASURED, *_OPTIONAL, "data", "date"]
 
 
 # %% ../nbs/10b_source_ratios.ipynb #19d2ffb4
 def _refuse(table: pd.DataFrame, wrong: pd.Series, path, what: str) -> None:
     "`ValueError` with the models in whose rows something is wrong, if there are any."
     if wrong.any():
-        models = ", ".join(table.loc[wrong, "model"].astype(str))
+        models = ", ".join(table.loc[wrong, "model"].fillna(""))
         raise ValueError(f"{path} must hold {what}; found otherwise for {models}")
 
 
@@ -94,7 +146,7 @@ def _check_table(table: pd.DataFrame, path) -> None:
     wrong = ~np.isclose(tightness, numbers["tightness"])
     wrong |= numbers.isna().any(axis=1)
     _refuse(table, wrong, path, "ratios that are tightness over separation")
-    for name in _REMEDIES:
+    for name in _OPTIONAL:
         values = pd.to_numeric(table[name], errors="coerce")
         wrong = table[name].notna() & ~(values >= 0)
         _refuse(table, wrong, path, f"a {name} that is not negative, or none")
@@ -105,12 +157,12 @@ def _check_table(table: pd.DataFrame, path) -> None:
 def _read_table(path) -> pd.DataFrame:
     "A table file, checked."
     words = dict.fromkeys(("weights", "model", "data", "date"), str)
-    empty = {name: [""] for name in (*_MEASURED, *_REMEDIES)}  # "NA" may be a name
+    empty = {name: [""] for name in (*_MEASURED, *_OPTIONAL)}  # "NA" may be a name
     try:
         table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=empty)
     except ValueError as error:
         raise ValueError(f"{path} must be a table; {error}") from error
-    for name in _REMEDIES:  # not kept in the first tables
+    for name in _OPTIONAL:  # not kept in the first tables
         if name not in table and set(table) < set(_COLUMNS):
             table.insert(_COLUMNS.index(name), name, np.nan)
     _check_table(table, path)
@@ -140,8 +192,8 @@ def source_table(
 ) -> pd.DataFrame:  # indexed by the weights' fingerprint
     """Every known ratio on source images: the package's table with your own laid over it.
 
-    Its columns are model, n bars, k classes, ratio, separation, tightness, ratio_whole, ratio_labelled, data,
-    date. `ValueError` for a damaged table of your own.
+    Its columns are model, n bars, k classes, ratio, separation, tightness, ratio_whole, ratio_labelled,
+    head_accuracy, data, date. `ValueError` for a damaged table of your own.
     """
     shipped = resources.files("topotransfer") / "data" / "source_pr.csv"
     own = own_table_path(store)
@@ -159,6 +211,7 @@ def add_source_pr(
     store: Store | str | Path | None = None,  # your table's folder; else the default's
     data: str | None = None,  # which images, in words; dataset and split by default
     device: str = "cpu",  # where the spanning tree is computed
+    classes: Sequence[str] = ("",),  # their names, to check the head by
 ) -> PersistenceRatio:
     """PR of source embeddings, kept in your own table under the weights' fingerprint, with the two remedies.
 
@@ -166,7 +219,7 @@ def add_source_pr(
     it isn't defined. Raises what `measure_source_ratios` and `source_table` raise.
     """
     key = embeddings.key
-    found = measure_source_ratios(embeddings, data, device)
+    found = measure_source_ratios(embeddings, data, device, classes)
     today = date.today().isoformat()
     row = asdict(found) | dict(weights=key.weights, model=key.model, date=today)
     rows = [[row[name] for name in _COLUMNS]]
@@ -193,7 +246,7 @@ def source_ratios_of(
         return None
     row = table.loc[weights]
     values = {name: float(row[name]) for name in ("ratio", "separation", "tightness")}
-    for name in _REMEDIES:
+    for name in _OPTIONAL:
         values[name] = _or_none(row[name])
     return SourceRatios(
         n=int(row["n"]), k=int(row["k"]), data=str(row["data"]), **values

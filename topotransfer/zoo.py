@@ -9,10 +9,12 @@ __all__ = [
     "last_linear",
     "recorded",
     "Backbone",
+    "measured_multiply_adds",
     "torchvision_model",
     "timm_model",
     "published_top1",
     "bundled_zoo",
+    "poster_zoo",
     "model",
 ]
 
@@ -20,8 +22,9 @@ __all__ = [
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache, partial
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -31,8 +34,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from topotransfer.model_facts import (
+    facts_of_result,
+    timm_facts,
+    timm_results,
+    torchvision_facts,
+)
+
 from .datasets import package_folder
-from .embeddings import digest, once_per_file
+from .embeddings import ModelFacts, digest, once_per_file
 from .source_code import code_fingerprint
 
 
@@ -43,7 +53,8 @@ class ModelSpec:
 
     `build` makes the network with its weights, `transform(network)` the function from
     image to tensor. `identity(spec)` tells what the spec makes from all else without
-    loading it; it is "" where it can't.
+    loading it; it is "" where it can't. `facts` are what is published of the weights, with
+    the `imagenet_top1` that is stated here.
     """
 
     name: str
@@ -51,6 +62,14 @@ class ModelSpec:
     transform: Callable[[nn.Module], Callable]
     imagenet_top1: float | None = None  # published accuracy in percent, if there is one
     identity: Callable[["ModelSpec"], str] | None = None
+    published: ModelFacts | None = None  # what is known of the weights
+
+    @property
+    def facts(self) -> ModelFacts:
+        known = self.published or ModelFacts()
+        if self.imagenet_top1 is None:
+            return known
+        return replace(known, imagenet_top1=float(self.imagenet_top1))
 
     def load(self) -> "Backbone":
         "Build the network and find its head."
@@ -179,6 +198,25 @@ class Backbone(nn.Module):
         return f"{words} [{digest(made)[:12]}]"
 
 
+# %% ../nbs/12_zoo.ipynb #b2f00002
+def measured_multiply_adds(backbone: Backbone) -> int | None:
+    """Multiply-adds of one image as the model's transform makes it; `None` where they can't be counted.
+
+    Convolutions, matrix products and attention, as `torch.utils.flop_counter` counts them.
+    """
+    # here, since it takes a while to load
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = backbone.transform(Image.new("RGB", (256, 256)))[None]
+    where = next(backbone.parameters()).device
+    try:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            backbone(image.to(where))
+    except Exception:  # whatever an unusual network does under a counter
+        return None
+    return counter.get_total_flops() // 2 or None
+
+
 # %% ../nbs/12_zoo.ipynb #e9a651d4
 def torchvision_model(
     name: str,  # as in `torchvision.models`, e.g. "resnet50"
@@ -186,23 +224,20 @@ def torchvision_model(
 ) -> ModelSpec:
     """A classification model of torchvision.
 
-    With the transform and the ImageNet accuracy that its weights document. torchvision
-    downloads them on `load`. `ValueError` for unknown names.
+    With the transform and the facts that its weights document. torchvision downloads them
+    on `load`. `ValueError` for unknown names.
     """
+    facts = torchvision_facts(name, weights)
     # here, since it takes a second or more to load; timm as well
     from torchvision import models
 
-    enum = models.get_model_weights(name)
-    if weights not in enum.__members__:
-        known = list(enum.__members__)
-        raise ValueError(f"weights of {name} must be one of {known}; found {weights!r}")
-    entry = enum[weights]
-    top1 = entry.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    entry = models.get_model_weights(name)[weights]
     return ModelSpec(
         f"{name}.{entry.name}",
         partial(models.get_model, name, weights=entry),
         lambda network: entry.transforms(),
-        top1,
+        facts.imagenet_top1,
+        published=facts,
     )
 
 
@@ -215,20 +250,34 @@ def _timm_transform(network: nn.Module) -> Callable:
     return timm.data.create_transform(**config, is_training=False)
 
 
+# %% ../nbs/12_zoo.ipynb #541b2974
+@cache
+def _timm_names() -> frozenset[str]:
+    "The models of timm, with the tag of their weights and without."
+    import timm
+
+    return frozenset([*timm.list_models(pretrained=True), *timm.list_models()])
+
+
 # %% ../nbs/12_zoo.ipynb #0f71df53
 def timm_model(
     name: str,  # as in `timm.list_models(pretrained=True)`, "resnet50.a1_in1k"
 ) -> ModelSpec:
-    """A model of timm with its own transform; `imagenet_top1` is unknown.
+    """A model of timm with its own transform and what timm's results say of it.
 
-    timm downloads the weights on `load`. `ValueError` for unknown names.
+    timm downloads the weights on `load`. `ValueError` for unknown names, with those that
+    are near.
     """
     import timm
 
-    if not timm.is_model(name):
-        raise ValueError(f"name must be a model of timm; found {name!r}")
+    if name not in _timm_names():
+        near = get_close_matches(name, _timm_names(), 5)
+        found = f"found {name!r}, near to it: {near}"
+        raise ValueError(f"name must be a model of timm, or weights of one; {found}")
+    facts = timm_facts(name)
     build = partial(timm.create_model, name, pretrained=True)
-    return ModelSpec(name, build, _timm_transform)
+    top1 = facts and facts.imagenet_top1
+    return ModelSpec(name, build, _timm_transform, top1, published=facts)
 
 
 # %% ../nbs/12_zoo.ipynb #0c964c69
@@ -312,34 +361,46 @@ def _build_random() -> nn.Module:
 
 
 # %% ../nbs/12_zoo.ipynb #38891f26
+def _lite_facts(i: int) -> ModelFacts:
+    "What timm publishes of EfficientNet-Lite i."
+    rows = timm_results()
+    return facts_of_result(
+        rows[rows["model"] == f"tf_efficientnet_lite{i}.in1k"].iloc[0]
+    )
+
+
 def bundled_zoo() -> list[ModelSpec]:  # four pretrained models and a control
     """Backbones whose weights come inside packages.
 
-    EfficientNet-Lite 0-2, MobileNetV2, and a MobileNetV2 with random weights. Loading
-    one raises `ModuleNotFoundError`, with the command to run, where its package is
-    missing.
+    EfficientNet-Lite 0-2, MobileNetV2, and a MobileNetV2 with random weights, of which
+    size and cost are known, but no accuracies. Loading one raises `ModuleNotFoundError`,
+    with the command to run, where its package is missing.
     """
     top1 = published_top1().set_index("model")["imagenet_top1"]
     zoo = []
     for i in range(3):
         name = f"efficientnet_lite{i}"
         build = partial(_build_lite, i)
-        identity = partial(identity_of, partial(_lite_weights, i))
-        zoo.append(ModelSpec(name, build, _timm_transform, top1[name], identity))
-    pretrained = ModelSpec(
-        "mobilenet_v2",
-        _build_mobilenet,
-        _mobilenet_transform,
-        top1["mobilenet_v2"],
-        partial(identity_of, _mobilenet_weights),
-    )
-    control = ModelSpec(
-        "mobilenet_v2_random",
-        _build_random,
-        _mobilenet_transform,
-        identity=partial(identity_of, None),
-    )
-    return [*zoo, pretrained, control]
+        known = partial(identity_of, partial(_lite_weights, i)), _lite_facts(i)
+        zoo.append(ModelSpec(name, build, _timm_transform, top1[name], *known))
+    facts = torchvision_facts("mobilenet_v2", "IMAGENET1K_V1")
+    parts = "mobilenet_v2", _build_mobilenet, _mobilenet_transform
+    known = top1["mobilenet_v2"], partial(identity_of, _mobilenet_weights), facts
+    size = dict(num_params=facts.num_params, multiply_adds=facts.multiply_adds)
+    parts_of_control = "mobilenet_v2_random", _build_random, _mobilenet_transform
+    control = None, partial(identity_of, None), ModelFacts(**size, origin=facts.origin)
+    return [*zoo, ModelSpec(*parts, *known), ModelSpec(*parts_of_control, *control)]
+
+
+# %% ../nbs/12_zoo.ipynb #b2f00011
+def poster_zoo() -> list[ModelSpec]:
+    """The poster's zoo: ten networks of torchvision with their `IMAGENET1K_V1` weights.
+
+    Loading one lets torchvision download its weights.
+    """
+    table = resources.files("topotransfer") / "data" / "published_tllib.csv"
+    names = pd.read_csv(table)["model"].unique()
+    return [torchvision_model(name, "IMAGENET1K_V1") for name in names]
 
 
 # %% ../nbs/12_zoo.ipynb #8064271b

@@ -13,6 +13,8 @@ __all__ = [
     "imagenet_r",
     "imagenet_a",
     "feature_dim",
+    "gpu_images_per_s",
+    "cpu_images_per_s",
 ]
 
 # %% ../nbs/20i_model_card.ipynb #c8e95307
@@ -93,3 +95,17 @@ def imagenet_a(embeddings: Embeddings) -> float:
 def feature_dim(embeddings: Embeddings) -> float:
     "Width of the penultimate layer."
     return float(embeddings.features.shape[1])
+
+
+# %% ../nbs/20i_model_card.ipynb #c3f00021
+@register_score(needs="", kind="diagnostic", reference="the model's makers", cost="1")
+def gpu_images_per_s(embeddings: Embeddings) -> float:
+    "Published speed on a GPU, in images per second."
+    return _fact(embeddings, "gpu_images_per_s")
+
+
+# %% ../nbs/20i_model_card.ipynb #c3f00022
+@register_score(needs="", kind="diagnostic", reference="the model's makers", cost="1")
+def cpu_images_per_s(embeddings: Embeddings) -> float:
+    "Published speed on a laptop's CPU, one image at a time, in images per second."
+    return _fact(embeddings, "cpu_images_per_s")

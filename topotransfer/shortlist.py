@@ -217,6 +217,7 @@ def _judged(hits: pd.DataFrame, level: float) -> pd.DataFrame:  # a row per mode
 
 # %% ../nbs/21a_shortlist.ipynb #9b8ba03b
 _COSTS = {"multiply_adds": "multiply-adds", "num_params": "parameters"}
+_SPEED = "gpu_images_per_s"
 
 
 def _short(count: float) -> str:
@@ -228,8 +229,12 @@ def _short(count: float) -> str:
 
 def _costs(table: pd.DataFrame, model: str) -> str:
     "What is known of the cost of a model, in words."
-    known = [c for c in _COSTS if c in table and pd.notna(table.loc[model, c])]
-    return ", ".join(f"{_short(table.loc[model, c])} {_COSTS[c]}" for c in known)
+    row = table.loc[model]
+    known = [c for c in _COSTS if pd.notna(row.get(c))]
+    words = [f"{_short(row[c])} {_COSTS[c]}" for c in known]
+    if pd.notna(row.get(_SPEED)):
+        words.append(f"{row[_SPEED]:,.0f} images/s on a GPU")
+    return ", ".join(words)
 
 
 # %% ../nbs/21a_shortlist.ipynb #d0a07bd0
@@ -306,7 +311,7 @@ class Shortlist(TitledTable):
     @property
     def _formatted(self):
         shown = self.table.copy()
-        for name in shown.columns.intersection(list(_COSTS)):
+        for name in shown.columns.intersection([*_COSTS, _SPEED]):
             shown[name] = [f"{v:,.0f}" if v == v else "–" for v in shown[name]]
         digits = dict(accuracy=1, chance_best=2, difference=1, low=1, high=1, p=3)
         return shown.round(digits)
@@ -454,7 +459,7 @@ def shortlist(
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; found {level}")
     table = _judged(hits, level)
-    table = table.join(facts[[c for c in _COSTS if c in facts]])
+    table = table.join(facts[[c for c in (*_COSTS, _SPEED) if c in facts]])
     kept = table.index[table["verdict"] == "keep"]
     needed = [images_needed(hits[kept[0]], hits[m], level=level) for m in kept]
     return Shortlist(table, len(hits), level, max(needed), dict(missing or {}))

@@ -190,14 +190,15 @@ def own_table(
 def source_table(
     store: Store | str | Path | None = None,  # your table's folder; else the default's
 ) -> pd.DataFrame:  # indexed by the weights' fingerprint
-    """Every known ratio on source images: the package's table with your own laid over it.
+    """Every known ratio on source images: the package's tables with your own laid over them.
 
     Its columns are model, n bars, k classes, ratio, separation, tightness, ratio_whole, ratio_labelled,
     head_accuracy, data, date. `ValueError` for a damaged table of your own.
     """
-    shipped = resources.files("topotransfer") / "data" / "source_pr.csv"
-    own = own_table_path(store)
-    layers = [_read_table(path) for path in (shipped, own) if path.is_file()]
+    data = resources.files("topotransfer") / "data"
+    shipped = [data / "source_pr.csv", data / "source_pr_imagenette.csv"]
+    paths = [*shipped, own_table_path(store)]
+    layers = [_read_table(path) for path in paths if path.is_file()]
     return (
         pd.concat([layer for layer in layers if len(layer)] or layers[:1])
         .drop_duplicates("weights", keep="last")

@@ -58,8 +58,8 @@ def treated(points, labels):
     yield "without outliers", points[kept], labels[kept]
 
 
-def measured(points, labels, remedies=False):
-    "What is seen of a cloud."
+def measured(points, labels):
+    "What is seen of a cloud, and its bars."
     k = len(np.unique(labels))
     tree = minimum_spanning_tree(points)
     ratio, pieces = ratio_of_bars(tree.lengths, k), pieces_of_tree(tree, labels)
@@ -69,12 +69,15 @@ def measured(points, labels, remedies=False):
         tightness=ratio.tightness,
         pieces=pieces.adjusted_rand,
         singles=min(pieces.singletons, k - 1),
-        nc1=-value_or_nan(compute_score, "nc1", cloud_of(points, labels)),
     )
-    names = RATIOS if remedies else ("pr_whole", "pr_labelled")
-    for name in names:
-        row[name] = value_or_nan(RATIOS[name], points, labels)
     return row, tree.lengths
+
+
+def more(points, labels):
+    "The remedies and NC1 of a cloud."
+    row = {name: value_or_nan(RATIOS[name], points, labels) for name in RATIOS}
+    nc1 = value_or_nan(compute_score, "nc1", cloud_of(points, labels))
+    return row | dict(nc1=-nc1)
 
 
 def drawn(labels, n, k, draw):
@@ -91,17 +94,19 @@ def rows_of(e):
     points /= np.abs(points).max()
     for n in PER_CLASS:
         for k in CLASSES:
-            whole = n == max(PER_CLASS) and k == max(CLASSES)
-            for draw in range(1 if whole else DRAWS):
+            if (n, k) == (max(PER_CLASS), max(CLASSES)):
+                continue  # all images: see below
+            for draw in range(DRAWS):
                 at = drawn(e.labels, n, k, draw)
-                for name, x, y in treated(points[at], e.labels[at]):
-                    if name == "none" or whole:
-                        row, lengths = measured(x, y, whole)
-                        rows.append(dict(n=n, k=k, draw=draw, treatment=name) | row)
-                        bars = lengths if whole and name == "none" else None
-                        if bars is not None:
-                            kept = np.sort(bars)[::-1]
-    return rows, kept
+                row, _ = measured(points[at], e.labels[at])
+                rows.append(dict(n=n, k=k, draw=draw, treatment="none") | row)
+    whole = dict(n=max(PER_CLASS), k=max(CLASSES), draw=0)
+    for name, x, y in treated(points, e.labels):
+        row, lengths = measured(x, y)
+        rows.append(whole | dict(treatment=name) | row | more(x, y))
+        if name == "none":
+            bars = np.sort(lengths)[::-1]
+    return rows, bars
 
 
 def main():

@@ -166,6 +166,7 @@ def checkpoint_model(
 ) -> ModelSpec:
     """An architecture of a library with the weights of a checkpoint, prepared as the library prepares its own.
 
+    It is called NAME@PATH, so that files of one name in two folders are two models.
     The file is read by `torch.load(weights_only=True)`. Raises `ValueError` for an unknown architecture; loading it
     raises `ValueError` for tensors that don't fit.
     """
@@ -179,7 +180,7 @@ def checkpoint_model(
     like = _LIBRARIES[library].make(_weights(library, name, True)[0])
     made = {"timm": _made_by_timm, "torchvision": _made_by_torchvision}[library]
     build = partial(_fill, partial(made, name), path)
-    return ModelSpec(f"{name}@{Path(path).name}", build, like.transform)
+    return ModelSpec(f"{name}@{path}", build, like.transform)
 
 
 # %% ../nbs/12b_naming.ipynb #070db770

@@ -207,12 +207,12 @@ def measured_multiply_adds(backbone: Backbone) -> int | None:
     # here, since it takes a while to load
     from torch.utils.flop_counter import FlopCounterMode
 
-    image = backbone.transform(Image.new("RGB", (256, 256)))[None]
-    where = next(backbone.parameters()).device
     try:
+        image = backbone.transform(Image.new("RGB", (256, 256)))[None]
+        where = next(backbone.parameters()).device
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             backbone(image.to(where))
-    except Exception:  # whatever an unusual network does under a counter
+    except Exception:  # whatever an unusual transform or network makes of it
         return None
     return counter.get_total_flops() // 2 or None
 

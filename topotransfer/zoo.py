@@ -403,15 +403,34 @@ def poster_zoo() -> list[ModelSpec]:
     return [torchvision_model(name, "IMAGENET1K_V1") for name in names]
 
 
+# %% ../nbs/12_zoo.ipynb #3f6d2b9c
+def _the_weights(library: str, name: str) -> str:
+    "The weights that a bare name stands for. `ValueError`, with their list, for several."
+    import timm
+    from torchvision import models
+
+    if library == "timm":
+        found = timm.list_models(f"{name}.*", pretrained=True)
+    else:
+        found = [f"{name}:{entry.name}" for entry in models.get_model_weights(name)]
+    if len(found) > 1:
+        words = f"model must name one of the weights of {library}:{name}"
+        raise ValueError(f"{words}; found none of {found}")
+    return found[0] if found else name
+
+
 # %% ../nbs/12_zoo.ipynb #8064271b
 def model(
     name: str,  # "torchvision:NAME[:WEIGHTS]", "timm:NAME", or a bundled model's name
 ) -> ModelSpec:
     """The `ModelSpec` of a model named in one word.
 
-    `ValueError` for a name that is none of torchvision, of timm or of the bundled zoo.
+    `ValueError` for a name that is none of torchvision, of timm or of the bundled zoo, and
+    for one that has several sets of weights and names none of them.
     """
     library, _, rest = name.partition(":")
+    if library in ("timm", "torchvision") and re.fullmatch(r"\w+", rest):
+        rest = _the_weights(library, rest)
     if library == "torchvision" and rest and rest.count(":") < 2:
         return torchvision_model(*rest.split(":"))
     if library == "timm" and rest:

@@ -188,9 +188,15 @@ _ZOOS = {"bundled": bundled_zoo, "small": small_zoo, "poster": poster_zoo}
 
 
 def _of_file(path: str) -> list[str]:
-    "The words of a file, one on each line; what follows # is a remark."
+    "The words of a file, one on each line; what follows # is a remark. `ValueError` for another file in it."
     lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    return [word for line in lines if (word := line.partition("#")[0].strip())]
+    words = [word for line in lines if (word := line.partition("#")[0].strip())]
+    files = [word for word in words if word.startswith("@")]
+    if files:
+        raise ValueError(
+            f"{path} must hold words for models; found another file {files[0]}"
+        )
+    return words
 
 
 # %% ../nbs/12b_naming.ipynb #fd5f63cb
@@ -225,14 +231,19 @@ def name_zoo(
 ) -> list[ModelSpec]:  # with distinct names
     """The models that words stand for, in their order; nothing is loaded or downloaded.
 
-    Raises `ValueError` for a word that stands for nothing, with names that are near, and for one that stands for
-    several sets of weights without saying so, with their list; `OSError` for a file that can't be read.
+    Raises `ValueError` for a word that stands for nothing, with names that are near, for one that stands for several
+    sets of weights without saying so, with their list, and for a `ModelSpec` whose name another model has; `OSError`
+    for a file that can't be read.
     """
     words = [names] if isinstance(names, str | ModelSpec) else list(names)
     zoo = {}
     for word in words:
         for spec in _named(word, all_weights):
-            zoo.setdefault(spec.name, spec)
+            known = zoo.setdefault(spec.name, spec)
+            if known is not spec and isinstance(word, ModelSpec):
+                raise ValueError(
+                    f"models must have distinct names; found {spec.name!r} twice"
+                )
     return list(zoo.values())
 
 

@@ -419,7 +419,9 @@ def _draw_costs(s: Shortlist, ax) -> None:
         )
     for model in table.index[:12]:
         at = x[model], table.loc[model, "accuracy"]
-        ax.annotate(model, at, (5, 3), textcoords="offset points", fontsize=7)
+        side, dx = ("right", -5) if x[model] > x.median() else ("left", 5)
+        words = dict(textcoords="offset points", fontsize=7, ha=side)
+        ax.annotate(model, at, (dx, 3), **words)
     if cost:
         front = table["accuracy"].loc[x.sort_values().index].cummax()
         ax.step(x[front.index], front, "k:", where="post", lw=1)

@@ -38,17 +38,11 @@ def imagenette(
 
 
 # %% ../nbs/13a_source_images.ipynb #7c729ddb
-def _add_row(e: Embeddings, dataset: Dataset, store: Store, data: str, device) -> str:
-    "Measure a model on source images and keep the row; the reason where that can't be."
+def _known(e: Embeddings, data: str) -> bool:
+    "Whether a row of these very images is there: of the same words, as many images and classes."
     known = e.source_ratios
     images = data, len(e.labels) - 1, e.n_classes
-    if known is not None and (known.data, known.n, known.k) == images:
-        return ""
-    try:
-        add_source_pr(e, store, data, device, dataset.classes)
-    except ValueError as error:
-        return str(error)
-    return ""
+    return known is not None and (known.data, known.n, known.k) == images
 
 
 # %% ../nbs/13a_source_images.ipynb #8b0ea199
@@ -58,20 +52,24 @@ def add_source_rows(
     store: Store | str | Path | None = None,  # embeddings and your table
     data: str | None = None,  # which images, in words; dataset and split by default
     device: str = "cpu",  # where networks run and trees are computed
+    only_missing: bool = False,  # leave rows of these images as they are
     **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> dict[str, str]:  # model: why it has no row
     """Measure the source ratios of models, and keep them in your own table.
 
-    A row of these very images (the same words, as many of them, as many classes) is left as it is. Raises what
-    `extract` raises.
+    Raises what `extract` raises.
     """
     store = Store(store)
     data = data or f"{dataset.name}/{dataset.split}"
     extracted = extract(zoo, dataset, store, device=device, **extraction)
     failures = dict(extracted.failures)
     for name, e in extracted.embeddings.items():
-        if why := _add_row(e, dataset, store, data, device):
-            failures[name] = why
+        if only_missing and _known(e, data):
+            continue
+        try:
+            add_source_pr(e, store, data, device, dataset.classes)
+        except ValueError as error:
+            failures[name] = str(error)
     return failures
 
 
@@ -84,7 +82,8 @@ def complete_source_rows(
 ) -> dict[str, str]:  # model: why it has no row
     """`add_source_rows` as `rank` asks for it: 50 images of each class of Imagenette's `val`, or all of a dataset.
 
-    `ValueError` for other words, and `FileNotFoundError` where Imagenette isn't there.
+    A row of these very images (the same words, as many of them, as many classes) is left as it is. `ValueError` for
+    other words, and `FileNotFoundError` where Imagenette isn't there.
     """
     if isinstance(source, str):
         if source != "imagenette":
@@ -92,4 +91,4 @@ def complete_source_rows(
                 f"source must be 'imagenette' or labelled images; found {source!r}"
             )
         source = imagenette(store=store).subset(50)
-    return add_source_rows(zoo, source, store, **extraction)
+    return add_source_rows(zoo, source, store, only_missing=True, **extraction)

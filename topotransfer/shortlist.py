@@ -221,10 +221,12 @@ _SPEED = "gpu_images_per_s"
 
 
 def _short(count: float) -> str:
-    "A large number in words, with two digits: 5.4 million, 0.39 billion."
-    return (
-        f"{count / 1e9:.2g} billion" if count >= 1e8 else f"{count / 1e6:.2g} million"
-    )
+    "A number in words, a large one with two digits: 5.4 million, 0.39 billion."
+    if count < 1e5:
+        return f"{count:,.0f}"
+    if count < 1e8:
+        return f"{count / 1e6:.2g} million"
+    return f"{count / 1e9:.2g} billion"
 
 
 def _costs(table: pd.DataFrame, model: str) -> str:

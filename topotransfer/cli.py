@@ -368,10 +368,15 @@ def run_rank(options: argparse.Namespace) -> None:
 
 
 # %% ../nbs/31_cli.ipynb #0a11cc11
+def _readable(value: float) -> str:
+    "A number with commas; a dash where there is none."
+    return f"{value:,.12g}" if value == value else "–"
+
+
 def run_zoo(options: argparse.Namespace) -> None:
     "Print a row for each model that was named and that the filters leave."
     zoo = _zoo(options.models, options)
-    print(f"{len(zoo)} models\n{zoo_table(zoo).to_string(na_rep='–')}")
+    print(f"{len(zoo)} models\n{zoo_table(zoo).map(_readable).to_string()}")
 
 
 # %% ../nbs/31_cli.ipynb #92c14f72

@@ -16,6 +16,7 @@ __all__ = [
 # %% ../nbs/21_ranking.ipynb #76403c78
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -222,12 +223,16 @@ class Ranking(TitledTable):
         "Write the table with full precision."
         self.table.to_csv(path)
 
+    @cached_property
+    def _answer(self) -> list[str]:
+        return self.shortlist().words
+
     @property
     def _title(self):
         title = f"{len(self.table)} models on {self.dataset}, best {self.by} first"
         if self.hits is None:
             return title
-        return "\n".join([*self.shortlist().words, "", title])
+        return "\n".join([*self._answer, "", title])
 
     @property
     def _shown(self) -> pd.DataFrame:

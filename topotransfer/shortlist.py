@@ -95,20 +95,10 @@ def _elimination(lags: np.ndarray) -> list[int]:
 
 
 # %% ../nbs/21a_shortlist.ipynb #87251142
-def confidence_ps(
-    hits,  # `(n, m)`: whether model m was right on image n
-    n_resamples: int = 1999,  # sets of images drawn with replacement
-    seed: int = 0,  # of the draws
-) -> np.ndarray:  # `(m,)`
-    """A p for each model: with a confidence of 95 % the best is among those of at least .05.
-
-    Hansen, Lunde and Nason 2011, "The Model Confidence Set", Econometrica 79, with T_R and its elimination rule.
-    Raises what `resampled_accuracies` raises.
-    """
-    drawn = resampled_accuracies(hits, n_resamples, seed)
-    hits = _check_hits(hits)
+def _ps_of_draws(hits: np.ndarray, drawn: np.ndarray) -> np.ndarray:  # `(m,)`
+    "`confidence_ps` of hits with the accuracies on resampled sets of images."
     means, deviations = hits.mean(axis=0), _deviations(hits)
-    drawn -= means
+    drawn = drawn - means
     lags = (means - means[:, None]) / deviations
     order = _elimination(lags)
     by_chance, farthest = np.zeros(len(drawn)), 0.0
@@ -122,6 +112,21 @@ def confidence_ps(
     ps = np.ones(len(means))
     ps[order] = np.maximum.accumulate(shares[order])
     return ps
+
+
+# %% ../nbs/21a_shortlist.ipynb #62898540
+def confidence_ps(
+    hits,  # `(n, m)`: whether model m was right on image n
+    n_resamples: int = 1999,  # sets of images drawn with replacement
+    seed: int = 0,  # of the draws
+) -> np.ndarray:  # `(m,)`
+    """A p for each model: with a confidence of 95 % the best is among those of at least .05.
+
+    Hansen, Lunde and Nason 2011, "The Model Confidence Set", Econometrica 79, with T_R and its elimination rule.
+    Raises what `resampled_accuracies` raises.
+    """
+    drawn = resampled_accuracies(hits, n_resamples, seed)
+    return _ps_of_draws(_check_hits(hits), drawn)
 
 
 # %% ../nbs/21a_shortlist.ipynb #929cff6a
@@ -202,7 +207,7 @@ def _judged(hits: pd.DataFrame, level: float) -> pd.DataFrame:  # a row per mode
     best = drawn == drawn.max(axis=1, keepdims=True)
     behind = 100 * (drawn - drawn[:, :1])
     low, high = np.quantile(behind, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    ps = confidence_ps(hits[accuracy.index])
+    ps = _ps_of_draws(_check_hits(hits[accuracy.index]), drawn)
     columns = dict(
         verdict=np.where(ps >= 1 - level, "keep", "leave out"),
         accuracy=100 * accuracy,

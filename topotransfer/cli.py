@@ -17,6 +17,7 @@ __all__ = [
 # %% ../nbs/31_cli.ipynb #f67c0d34
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .datasets import ImageSet, animals, benchmark, image_folder
+from .cloud import check_count
+from .datasets import DOWNLOADS, ImageSet, animals, benchmark, image_folder
 from .embeddings import Store
 from .evaluation import evaluate
 from .naming import chosen, name_zoo, zoo_table
@@ -220,14 +222,27 @@ def _zoo(names: list[str], options: argparse.Namespace) -> list[ModelSpec]:
     return found.kept
 
 
+# %% ../nbs/31_cli.ipynb #0a11cc20
+def _benchmark(options: argparse.Namespace) -> ImageSet:
+    "A dataset of torchvision's; `FileNotFoundError` says how to get it where it isn't there."
+    name, root = options.dataset, options.root
+    try:
+        return benchmark(name, root, options.split, options.download)
+    except RuntimeError as error:
+        size = DOWNLOADS.get(name)
+        words = (
+            f"add --download to let torchvision download it ({size})" if size else error
+        )
+        raise FileNotFoundError(f"{name} is not in {root}: {words}") from error
+
+
 # %% ../nbs/31_cli.ipynb #0a11cc06
 def _images(options: argparse.Namespace) -> ImageSet:
     "The images that were named. `ValueError` for a folder and a dataset at once."
     if options.images is not None and options.dataset is not None:
         raise ValueError("images must be one of --images and --dataset; found both")
     if options.dataset is not None:
-        part = options.split, options.download
-        images = benchmark(options.dataset, options.root, *part)
+        images = _benchmark(options)
     elif options.images is not None:
         images = image_folder(options.images)
     else:
@@ -353,6 +368,8 @@ def run_rank(options: argparse.Namespace) -> None:
     Without models and images of the user's: the small zoo as well, held against its
     fine-tuned accuracies.
     """
+    if options.top is not None:
+        check_count(options.top, "top", 1)
     store, folder = Store(options.store), Path(options.output)
     ranking = _rank_named(options, store)
     folder.mkdir(parents=True, exist_ok=True)
@@ -450,6 +467,9 @@ def main(
     options = parser().parse_args(arguments)
     try:
         _RUN[options.command](options)
+    except BrokenPipeError:
+        # whoever reads, such as head, has had enough; nothing is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if options.debug:
             raise

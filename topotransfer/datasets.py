@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "DOWNLOADS",
     "Dataset",
     "ImageSet",
     "array_set",
@@ -309,6 +310,18 @@ _READERS = {
     "imagenette": _Reader("Imagenette", ("val", "train"), _of_synsets),
 }
 _FOLDERS = {"birdsnap", "imagenet"}
+
+# about what torchvision downloads of each; the others it can't
+DOWNLOADS = {
+    "aircraft": "2.8 GB",
+    "caltech101": "140 MB",
+    "cifar10": "170 MB",
+    "cifar100": "170 MB",
+    "dtd": "625 MB",
+    "imagenette": "94 MB",
+    "pets": "810 MB",
+    "sun397": "39 GB",
+}
 
 
 # %% ../nbs/11_datasets.ipynb #66698ec5

@@ -59,7 +59,7 @@ def facts_of_result(
         **known,
         num_params=round(row["param_count_m"] * 1e6),
         multiply_adds=round(row["gmacs"] * 1e9),
-        download_mb=round(row["param_count_m"] * 4, 1),
+        download_mb=round(float(row["param_count_m"]) * 4, 1),
         origin=TIMM_ORIGIN,
     )
 
@@ -105,6 +105,6 @@ def torchvision_facts(
         imagenet_top1=top1 if top1 > 0 else None,  # NaN where it isn't known
         num_params=meta["num_params"],
         multiply_adds=round(meta["_ops"] * 1e9) or None,
-        download_mb=meta["_file_size"],
+        download_mb=round(meta["_file_size"] * 2**20 / 1e6, 1),  # documented in 2^20
         origin=f"torchvision, metadata of {enum[weights]}",
     )

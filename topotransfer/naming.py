@@ -164,8 +164,9 @@ def checkpoint_model(
     architecture: str,  # "timm:NAME" or "torchvision:NAME"
     path: str | Path,  # of a file of tensors
 ) -> ModelSpec:
-    """An architecture of a library with the weights of a checkpoint, prepared as the library prepares its own.
+    """An architecture of a library with the weights of a checkpoint.
 
+    Images are prepared as for the library's first set of weights of this architecture.
     It is called NAME@PATH, so that files of one name in two folders are two models.
     The file is read by `torch.load(weights_only=True)`. Raises `ValueError` for an unknown architecture; loading it
     raises `ValueError` for tensors that don't fit.

@@ -357,12 +357,13 @@ def _sure_words(s: Shortlist) -> str:
     best, chance = s.table.index[0], s.table["chance_best"].iloc[0]
     if len(s.table) == 1:
         return ""
-    sure = f"{best} is the best in {_percent(round(chance, 2))} of resampled sets of images"
+    sure = f"{best} comes first in {_percent(round(chance, 2))} of resampled sets of images"
     if len(s.kept) == 1:
         return f"How sure: {sure}."
     if not s.needed:
         return f"How sure: {sure}; those kept are right on the same images."
-    more = f"to see a difference of one point takes about {_rounded(s.needed)} images"
+    takes = f"takes up to {_rounded(s.needed)} images"
+    more = f"to see one point more or less with a chance of 80 % {takes}"
     return f"How sure: {sure}; {more} (here {s.n_images:,})."
 
 
@@ -382,31 +383,42 @@ def _cost_words(s: Shortlist) -> str:
 
 # %% ../nbs/21a_shortlist.ipynb #439eb611
 def _loss_words(s: Shortlist) -> str:
-    "What trusting a probe has cost in fine-tuned accuracy elsewhere."
+    "What fine-tuning only as many as are advised has cost elsewhere."
     if len(s.table) == 1:
         return ""
-    first = min(len(s.kept), 3)
+    first = min(len(s.kept), 2)
     loss = expected_loss("linear_probe", len(s.table), first)
-    lost = f"fine-tuning its first {first if first > 1 else 'choice'} lost"
-    chance = f"{first} at random {loss.by_chance:.1f}"
+    by_size = expected_loss("num_params", len(s.table), first).mean
+    tried = "its first choice" if first == 1 else f"its first {first}"
+    others = f"{first} at random {loss.by_chance:.1f}, {first} by size {by_size:.1f}"
     return (
-        "These are accuracies of a linear probe, not of fine-tuning. In zoos of "
-        f"{loss.models} out of 80 small networks, {lost} {loss.mean:.1f} points "
-        f"against fine-tuning all ({chance})."
+        "The percentages are of a linear probe, not of fine-tuning. In zoos of "
+        f"{loss.models} small networks of a study, fine-tuning only {tried} lost "
+        f"{loss.mean:.1f} points against fine-tuning all ({others})."
     )
 
 
 # %% ../nbs/21a_shortlist.ipynb #be0549ee
 def _next_words(s: Shortlist) -> str:
-    "What to do now."
-    best, cheapest = s.table.index[0], s.cheapest
+    "What to do now: the first two by the probe, or the cheapest where cost counts."
+    first, cheapest = s.kept[:2], s.cheapest
     if len(s.table) == 1:
         return ""
-    if len(s.kept) == 1:
-        return f"Next: fine-tune {best}."
-    if cheapest in (None, best):
-        return f"Next: fine-tune {best}, then {s.kept[1]}; keep the better one."
-    return f"Next: fine-tune {best} and {cheapest}, the cheapest; keep the better one."
+    if len(first) == 1:
+        return f"Next: fine-tune {first[0]}."
+    words = f"Next: fine-tune {first[0]} and {first[1]}, keep the better one"
+    if cheapest in (None, *first):
+        return f"{words}."
+    return f"{words}; where cost counts, begin with {cheapest}."
+
+
+# %% ../nbs/21a_shortlist.ipynb #5d0e7a31
+def _name_models(ax, x: pd.Series, y: pd.Series) -> None:
+    "The names of the first twelve beside their dots, within the frame."
+    for model in y.index[:12]:
+        side, dx = ("right", -5) if x[model] > x.median() else ("left", 5)
+        words = dict(textcoords="offset points", fontsize=7, ha=side)
+        ax.annotate(model, (x[model], y[model]), (dx, 3), **words)
 
 
 # %% ../nbs/21a_shortlist.ipynb #8f394cf6
@@ -417,24 +429,23 @@ def _draw_costs(s: Shortlist, ax) -> None:
     x = table[cost] if cost else pd.Series(range(1, len(table) + 1), table.index)
     best = table["accuracy"].iloc[0]
     colours = np.where(table["verdict"] == "keep", "C0", "0.6")
-    ax.vlines(x, best + table["low"], best + table["high"], color=colours, alpha=0.5)
+    words = "difference to the first"
+    ends = best + table["low"], best + table["high"]
+    ax.vlines(x, *ends, color=colours, alpha=0.5, label=words)
     for verdict, face in (("keep", "C0"), ("leave out", "w")):
         at = table["verdict"] == verdict
         edge = "C0" if verdict == "keep" else "0.6"
         ax.scatter(
             x[at], table["accuracy"][at], fc=face, ec=edge, zorder=3, label=verdict
         )
-    for model in table.index[:12]:
-        at = x[model], table.loc[model, "accuracy"]
-        side, dx = ("right", -5) if x[model] > x.median() else ("left", 5)
-        words = dict(textcoords="offset points", fontsize=7, ha=side)
-        ax.annotate(model, at, (dx, 3), **words)
+    _name_models(ax, x, table["accuracy"])
     if cost:
         front = table["accuracy"].loc[x.sort_values().index].cummax()
         ax.step(x[front.index], front, "k:", where="post", lw=1)
         ax.set_xscale("log")
     ax.set(xlabel=_COSTS.get(cost, "place by the probe"), ylabel="linear probe, %")
     ax.margins(x=0.15)
+    ax.set_title("accuracy on your images against cost", fontsize=9)
     ax.legend(fontsize=8, loc="lower right")
 
 

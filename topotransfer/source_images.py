@@ -48,7 +48,7 @@ def _known(e: Embeddings, data: str) -> bool:
 # %% ../nbs/13a_source_images.ipynb #8b0ea199
 def add_source_rows(
     zoo: Iterable[ModelSpec],  # models with distinct names
-    dataset: Dataset,  # labelled images that they were trained on
+    dataset: Dataset,  # labelled images of classes that they were trained on
     store: Store | str | Path | None = None,  # embeddings and your table
     data: str | None = None,  # which images, in words; dataset and split by default
     device: str = "cpu",  # where networks run and trees are computed

@@ -458,15 +458,18 @@ def rank(
     """
     scores = None if scores is None else list(scores)
     _check_names([by or default_order(scores), *(scores or [])])
-    zoo, store, doubts = list(zoo), Store(store), ()
+    zoo, store, unknown = list(zoo), Store(store), {}
     if source is not None:
         running = dict(progress=progress, **extraction)
-        doubts = complete_source_rows(zoo, source, store, **running).items()
+        unknown = complete_source_rows(zoo, source, store, **running)
     extracted = extract(zoo, dataset, store, progress=progress, **extraction)
     embeddings, failures = extracted.embeddings.values(), extracted.failures
     if not embeddings:
         reasons = "; ".join(f"{m}: {r}" for m, r in failures.items())
         raise RuntimeError(f"no model could be embedded: {reasons}")
+    # rows of other images than those that were asked for are none
+    others = {e.key.model: replace(e, source_ratios=None) for e in embeddings}
+    embeddings = [others[m] if (m := e.key.model) in unknown else e for e in embeddings]
     ranking = rank_embeddings(embeddings, scores, by, store, progress)
-    doubts = tuple(f"no source ratios of {model}: {why}" for model, why in doubts)
+    doubts = tuple(f"no source ratios of {m}: {why}" for m, why in unknown.items())
     return replace(ranking, failures=failures, doubts=doubts)

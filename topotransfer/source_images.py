@@ -85,10 +85,10 @@ def complete_source_rows(
     A row of these very images (the same words, as many of them, as many classes) is left as it is. `ValueError` for
     other words, and `FileNotFoundError` where Imagenette isn't there.
     """
-    if isinstance(source, str):
-        if source != "imagenette":
-            raise ValueError(
-                f"source must be 'imagenette' or labelled images; found {source!r}"
-            )
+    if isinstance(source, str) and source == "imagenette":
         source = imagenette(store=store).subset(50)
+    if not isinstance(source, Dataset):
+        raise ValueError(
+            f"source must be 'imagenette' or labelled images; found {source!r}"
+        )
     return add_source_rows(zoo, source, store, only_missing=True, **extraction)

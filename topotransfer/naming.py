@@ -167,7 +167,7 @@ def checkpoint_model(
     """An architecture of a library with the weights of a checkpoint.
 
     Images are prepared as for the library's first set of weights of this architecture.
-    It is called NAME@PATH, so that files of one name in two folders are two models.
+    It is called LIBRARY:NAME@PATH, so that one file in two architectures, or one name in two folders, are two models.
     The file is read by `torch.load(weights_only=True)`. Raises `ValueError` for an unknown architecture; loading it
     raises `ValueError` for tensors that don't fit.
     """
@@ -181,7 +181,7 @@ def checkpoint_model(
     like = _LIBRARIES[library].make(_weights(library, name, True)[0])
     made = {"timm": _made_by_timm, "torchvision": _made_by_torchvision}[library]
     build = partial(_fill, partial(made, name), path)
-    return ModelSpec(f"{name}@{path}", build, like.transform)
+    return ModelSpec(f"{architecture}@{path}", build, like.transform)
 
 
 # %% ../nbs/12b_naming.ipynb #070db770
@@ -297,7 +297,7 @@ def family(spec: ModelSpec) -> str:
     import timm
     from torchvision import models
 
-    name = spec.name.partition("@")[0].partition(".")[0]
+    name = spec.name.partition("@")[0].rpartition(":")[2].partition(".")[0]
     if timm.is_model(name):
         return timm.model_entrypoint(name).__module__.rpartition(".")[2]
     if name in models.list_models(module=models):

@@ -386,15 +386,17 @@ def _loss_words(s: Shortlist) -> str:
     "What fine-tuning only as many as are advised has cost elsewhere."
     if len(s.table) == 1:
         return ""
+    probe = "The percentages are of a linear probe, not of fine-tuning."
     first = min(len(s.kept), 2)
+    if first == len(s.table):
+        return probe  # all of them are fine-tuned: nothing can be lost
     loss = expected_loss("linear_probe", len(s.table), first)
     by_size = expected_loss("num_params", len(s.table), first).mean
     tried = "its first choice" if first == 1 else f"its first {first}"
     others = f"{first} at random {loss.by_chance:.1f}, {first} by size {by_size:.1f}"
     return (
-        "The percentages are of a linear probe, not of fine-tuning. In zoos of "
-        f"{loss.models} small networks of a study, fine-tuning only {tried} lost "
-        f"{loss.mean:.1f} points against fine-tuning all ({others})."
+        f"{probe} In zoos of {loss.models} small networks of a study, "
+        f"fine-tuning only {tried} lost {loss.mean:.1f} points against fine-tuning all ({others})."
     )
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "run_zoo",
     "run_source_pr",
     "run_reproduce",
+    "run_store",
     "main",
 ]
 
@@ -23,16 +24,19 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/31_cli.ipynb #6a8317cd
+import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from .benchmarks import benchmark
 from .cloud import check_count
-from .datasets import DOWNLOADS, ImageSet, animals, benchmark, image_folder
+from .datasets import ImageSet, animals, image_folder, image_table
 from .embeddings import Store
 from .evaluation import evaluate
 from .naming import chosen, name_zoo, zoo_table
 from .ranking import Ranking, rank
 from .reproduction import reproduce_poster
+from .rows import is_store, prune_store, store_table, verify_store
 from .small_nets import small_zoo
 from .small_zoo_truth import fine_tuned_accuracy
 from .source_images import add_source_rows, imagenette
@@ -60,19 +64,36 @@ def _zoo_options(command: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help=words)
 
 
+# %% ../nbs/31_cli.ipynb #e7c1d3ef
+def _workers(words: str) -> int | str:
+    "A number of processes, or auto."
+    if words != "auto" and not words.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number or auto; found {words!r}")
+    return words if words == "auto" else int(words)
+
+
 # %% ../nbs/31_cli.ipynb #32abd168
+def _store_option(command: argparse.ArgumentParser) -> None:
+    "Where things are kept."
+    words = "where embeddings and your own table of source PR are kept "
+    default = "(default: $TOPOTRANSFER_HOME or the user's cache folder)"
+    command.add_argument("--store", metavar="DIR", help=words + default)
+
+
 def _running_options(command: argparse.ArgumentParser) -> None:
     "Where and how networks run, and what happens when something fails."
     add = command.add_argument
-    words = "where the networks run, e.g. cuda (default: cpu)"
-    add("--device", default="cpu", help=words)
-    words = "images in one forward pass (default: 32)"
+    words = "where the networks run, e.g. cpu, cuda, cuda:1, mps (default: the fastest)"
+    add("--device", default="auto", help=words)
+    words = "images in one forward pass, fewer where memory runs out (default: 32)"
     add("--batch-size", type=int, default=32, metavar="N", help=words)
-    words = "processes that open images (default: 0)"
-    add("--workers", type=int, default=0, metavar="N", help=words)
-    words = "where embeddings and your own table of source PR are kept "
-    default = "(default: $TOPOTRANSFER_HOME or the user's cache folder)"
-    add("--store", metavar="DIR", help=words + default)
+    words = "processes that open images (default: auto, none for a CPU)"
+    add("--workers", type=_workers, default="auto", metavar="N", help=words)
+    words = "what to do with images that can't be read (default: raise, naming them)"
+    add("--on-error", choices=["raise", "skip"], default="raise", help=words)
+    words = "float16: automatic half precision, for GPUs (default: float32)"
+    add("--precision", choices=["float32", "float16"], default="float32", help=words)
+    _store_option(command)
 
 
 # %% ../nbs/31_cli.ipynb #c8e1de43
@@ -85,7 +106,10 @@ def _image_options(command: argparse.ArgumentParser) -> None:
     "Which labelled images, and how many of them."
     add = command.add_argument
     default = "(default: silhouettes of ten animals, from a package)"
-    add("--images", metavar="DIR", help=f"one folder of images per class {default}")
+    words = (
+        "one folder of images per class, or a CSV table with columns path and label "
+    )
+    add("--images", metavar="DIR", help=words + default)
     words = "one of torchvision's datasets in place of a folder, e.g. caltech101"
     add("--dataset", metavar="NAME", help=words)
     words = "where torchvision keeps that dataset (default: here)"
@@ -164,6 +188,17 @@ def _reproduce_options(command: argparse.ArgumentParser) -> None:
     add("--model", action="append", metavar="NAME", help=words)
 
 
+# %% ../nbs/31_cli.ipynb #69ea61bc
+def _store_options(command: argparse.ArgumentParser) -> None:
+    "What to do with a store."
+    add = command.add_argument
+    words = "list its models; their size; read and verify every file; remove leftovers"
+    add("what", choices=["list", "size", "verify", "prune"], help=words)
+    words = "with prune: remove all rows of this model as well; may hold * and ?"
+    add("--model", metavar="NAME", help=words)
+    _store_option(command)
+
+
 # %% ../nbs/31_cli.ipynb #8fadadc8
 _COMMANDS = {
     "rank": (_rank_options, "which backbones to fine-tune for labelled images"),
@@ -174,6 +209,7 @@ _COMMANDS = {
         "scores pr, pr_labelled and pr_whole",
     ),
     "reproduce": (_reproduce_options, "reproduce a published result"),
+    "store": (_store_options, "what is kept: list it, verify it, make room"),
 }
 _EXAMPLES = """examples:
   topotransfer rank
@@ -196,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
             name, help=help, epilog=_EXAMPLES, formatter_class=plain
         )
         options(command)
-        if name != "zoo":
+        if name not in ("zoo", "store"):
             _running_options(command)
         words = "show where an error comes from, in place of one line"
         command.add_argument("--debug", action="store_true", help=words)
@@ -222,18 +258,14 @@ def _zoo(names: list[str], options: argparse.Namespace) -> list[ModelSpec]:
     return found.kept
 
 
-# %% ../nbs/31_cli.ipynb #0a11cc20
-def _benchmark(options: argparse.Namespace) -> ImageSet:
-    "A dataset of torchvision's; `FileNotFoundError` says how to get it where it isn't there."
-    name, root = options.dataset, options.root
-    try:
-        return benchmark(name, root, options.split, options.download)
-    except RuntimeError as error:
-        size = DOWNLOADS.get(name)
-        words = (
-            f"add --download to let torchvision download it ({size})" if size else error
-        )
-        raise FileNotFoundError(f"{name} is not in {root}: {words}") from error
+# %% ../nbs/31_cli.ipynb #405c4b2b
+def _own_images(place: str) -> ImageSet:
+    "Images of a folder of classes, or of a table of paths and labels."
+    if not place:
+        raise ValueError("images must be a folder or a table; found no words")
+    if Path(place).suffix.lower() in (".csv", ".tsv"):
+        return image_table(place)
+    return image_folder(place)
 
 
 # %% ../nbs/31_cli.ipynb #0a11cc06
@@ -242,9 +274,10 @@ def _images(options: argparse.Namespace) -> ImageSet:
     if options.images is not None and options.dataset is not None:
         raise ValueError("images must be one of --images and --dataset; found both")
     if options.dataset is not None:
-        images = _benchmark(options)
+        where = options.root, options.split, options.download
+        images = benchmark(options.dataset, *where)
     elif options.images is not None:
-        images = image_folder(options.images)
+        images = _own_images(options.images)
     else:
         images = animals()
     return images.subset(options.per_class)
@@ -323,6 +356,8 @@ def _running(options: argparse.Namespace) -> dict:
         device=options.device,
         batch_size=options.batch_size,
         num_workers=options.workers,
+        on_error=options.on_error,
+        precision=options.precision,
     )
 
 
@@ -352,12 +387,12 @@ def _rank_named(options: argparse.Namespace, store: Store) -> Ranking:
     "The ranking that was asked for."
     zoo = _zoo(options.model or ["bundled"], options)
     images = _images(options)
-    where = f"{images!r}, embeddings kept in {store.root}"
-    print(f"{len(zoo)} models, {where}", file=sys.stderr if options.json else None)
-    scores = options.scores and options.scores.split(",")
+    what = f"{len(zoo)} models, embeddings kept in {store.root}"
+    print(f"{images.described()}\n{what}", file=sys.stderr if options.json else None)
+    scores = options.scores and [s.strip() for s in options.scores.split(",")]
     source = options.source
     if source not in (None, "imagenette"):
-        source = image_folder(source)
+        source = _own_images(source)
     asked = scores, options.by, store
     return rank(zoo, images, *asked, source=source, **_running(options))
 
@@ -371,8 +406,8 @@ def run_rank(options: argparse.Namespace) -> None:
     if options.top is not None:
         check_count(options.top, "top", 1)
     store, folder = Store(options.store), Path(options.output)
-    ranking = _rank_named(options, store)
     folder.mkdir(parents=True, exist_ok=True)
+    ranking = _rank_named(options, store)
     paths = _write(ranking, folder, "ranking")
     if options.json:
         print(_as_json(ranking))
@@ -414,8 +449,11 @@ def _source_images(options: argparse.Namespace, store: Store) -> ImageSet:
         root, download = options.root, options.download
         images = imagenette(root, download=download, store=store)
     else:
-        images = image_folder(options.images)
-    return images if options.per_class is None else images.subset(options.per_class)
+        images = _own_images(options.images)
+    if options.per_class is not None:
+        images = images.subset(options.per_class)
+    print(images.described())
+    return images
 
 
 # %% ../nbs/31_cli.ipynb #b55afcff
@@ -444,12 +482,37 @@ def run_reproduce(options: argparse.Namespace) -> None:
     print(reproduce_poster(place, zoo, limit, store, **_running(options)))
 
 
+# %% ../nbs/31_cli.ipynb #0e5e028b
+def run_store(options: argparse.Namespace) -> None:
+    "List, measure, verify or prune a store. `FileNotFoundError` where there is none."
+    store = Store(options.store)
+    if not is_store(store.root):
+        raise FileNotFoundError(f"there is no store in {store.root}")
+    if options.model and options.what != "prune":
+        raise ValueError(f"--model goes with prune; found it with {options.what}")
+    if options.what == "prune":
+        print(f"{prune_store(store, options.model) / 1e6:.1f} MB are free now")
+    elif options.what == "verify":
+        damaged = verify_store(store, progress=True)
+        if damaged:
+            raise RuntimeError(f"{len(damaged)} files were damaged and are removed")
+        print("every file is sound")
+    elif (table := store_table(store)).empty:
+        print(f"no rows are kept in {store.root}")
+    elif options.what == "list":
+        print(table.to_string(index=False))
+    else:
+        sizes = table.groupby("model")["megabytes"].sum().to_string(header=False)
+        print(f"{sizes}\n{table['megabytes'].sum():.1f} MB in {store.root}")
+
+
 # %% ../nbs/31_cli.ipynb #b6156f7d
 _RUN = {
     "rank": run_rank,
     "zoo": run_zoo,
     "source-pr": run_source_pr,
     "reproduce": run_reproduce,
+    "store": run_store,
 }
 
 
@@ -459,14 +522,19 @@ def main(
     """Entry point of `topotransfer`.
 
     What a user can mend ends with one line on stderr and exit status 2, like a wrong
-    argument; `--debug` shows where it comes from.
+    argument; `--debug` shows where it comes from. Ctrl-C ends with a line and status 130.
     """
+    if arguments is None:
+        matplotlib.use("Agg")  # whatever a surrounding program draws with
     # a terminal that lacks a character still gets its table
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     options = parser().parse_args(arguments)
     try:
         _RUN[options.command](options)
+    except KeyboardInterrupt as stop:
+        print(f"topotransfer: {stop or 'interrupted'}", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         # whoever reads, such as head, has had enough; nothing is left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

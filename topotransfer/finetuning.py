@@ -31,10 +31,11 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from .backbone import Backbone, last_linear, recorded
 from .cloud import check_count
 from .datasets import Dataset
 from .embeddings import digest, write_whole
-from .zoo import Backbone, ModelSpec, last_linear, recorded
+from .zoo import ModelSpec
 
 
 # %% ../nbs/23_finetuning.ipynb #7f8dab1e

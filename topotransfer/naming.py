@@ -15,6 +15,7 @@ __all__ = [
 
 # %% ../nbs/12b_naming.ipynb #8de5d39a
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -24,20 +25,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from torch import nn
 
 from topotransfer.zoo import (
     ModelSpec,
     bundled_zoo,
-    last_linear,
     poster_zoo,
     timm_model,
+    timm_transform,
     torchvision_model,
 )
 
+from .backbone import Backbone, known_heads, last_linear
 from .cloud import check_count
 from .small_nets import small_zoo
+from .weights_file import named_tensors
 
 
 # %% ../nbs/12b_naming.ipynb #098c72e2
@@ -109,40 +111,49 @@ def _weights(library: str, pattern: str, all_weights: bool) -> list[str]:
 # %% ../nbs/12b_naming.ipynb #0eb5e42c
 def network_model(
     name: str,  # in tables
-    network: nn.Module,  # ends in a linear layer
+    network: nn.Module,  # from a batch of images to logits or features
     transform: Callable,  # of a PIL image, to the tensor that the network takes
+    head: str | None = None,  # the classifier's name in it, "" for none; see `Backbone`
 ) -> ModelSpec:
-    "A network in memory as a model of a zoo. `ValueError` where it has no linear layer."
-    last_linear(network, name)
-    return ModelSpec(name, lambda: network, lambda _: transform)
-
-
-# %% ../nbs/12b_naming.ipynb #5338f2b8
-def _state(path: str | Path) -> dict[str, torch.Tensor]:
-    "The tensors of a checkpoint by name, without what training scripts put around them."
-    found = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    tensors = isinstance(found, dict) and all(map(torch.is_tensor, found.values()))
-    if not found or not tensors:
-        raise ValueError(f"{path} must hold the tensors of a network by name")
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    "A network in memory as a model of a zoo. `ValueError` for a head that isn't there."
+    if head is not None:
+        Backbone(name, network, transform, head=head)
+    return ModelSpec(name, lambda: network, lambda _: transform, head=head)
 
 
 # %% ../nbs/12b_naming.ipynb #811d2a7c
+def _head_weight(network: nn.Module) -> str:
+    "The name of the matrix or convolution that makes the logits of a network."
+    heads = known_heads(network)
+    head = last_linear(network)[0] if heads is None else heads[0]
+    tensors = network.get_submodule(head).state_dict()
+    last = [name for name, tensor in tensors.items() if tensor.ndim > 1][-1]
+    return f"{head}.{last}"
+
+
+# %% ../nbs/12b_naming.ipynb #bf12b004
+def _headless(network_of: Callable[[int], nn.Module]) -> nn.Module:
+    "A network for no class: without a head in timm, with one of no rows in torchvision."
+    with warnings.catch_warnings(action="ignore"):
+        return network_of(0)
+
+
+# %% ../nbs/12b_naming.ipynb #bf12b002
 def _fill(network_of: Callable[[int], nn.Module], path: str | Path) -> nn.Module:
     "A network with the weights of a checkpoint, made for as many classes as its head has."
-    state = _state(path)
-    head = last_linear(network_of(1))[0]
-    weight = state.get(f"{head}.weight")
-    if weight is None:
-        raise ValueError(f"{path} must hold {head}.weight; found {list(state)[-3:]}")
-    network = network_of(len(weight))
+    state = named_tensors(path)
+    head = _head_weight(network_of(1))
+    if head in state:
+        network = network_of(len(state[head]))
+    elif set(state) == set((network := _headless(network_of)).state_dict()):
+        pass  # it holds no classifier
+    else:
+        raise ValueError(f"{path} must hold {head}; found {list(state)[-3:]}")
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path} doesn't fit its architecture: {error}") from error
+        words = " ".join(str(error).split())
+        raise ValueError(f"{path} doesn't fit its architecture: {words}") from error
     return network
 
 
@@ -160,16 +171,27 @@ def _made_by_torchvision(name: str, classes: int) -> nn.Module:
     return models.get_model(name, num_classes=classes)
 
 
+def _transform_like(library: str, name: str) -> Callable[[nn.Module], Callable]:
+    "How images are prepared for an architecture. `ValueError` for an unknown one."
+    import timm
+
+    if library == "timm" and "." not in name and timm.is_model(name):
+        return timm_transform  # also where timm has no weights for it
+    return _LIBRARIES[library].make(_weights(library, name, True)[0]).transform
+
+
+# %% ../nbs/12b_naming.ipynb #bf12b003
 def checkpoint_model(
     architecture: str,  # "timm:NAME" or "torchvision:NAME"
     path: str | Path,  # of a file of tensors
 ) -> ModelSpec:
     """An architecture of a library with the weights of a checkpoint.
 
-    Images are prepared as for the library's first set of weights of this architecture.
+    Images are prepared as for the library's first set of weights of this architecture, or as timm says where it has
+    none. A checkpoint without a classifier gives features and no logits.
     It is called LIBRARY:NAME@PATH, so that one file in two architectures, or one name in two folders, are two models.
-    The file is read by `torch.load(weights_only=True)`. Raises `ValueError` for an unknown architecture; loading it
-    raises `ValueError` for tensors that don't fit.
+    Raises `ValueError` for an unknown architecture; loading it raises `ValueError` for tensors that don't fit and for
+    a file that is damaged or holds other things, which are not run (`named_tensors`).
     """
     library, _, name = architecture.partition(":")
     if library not in _LIBRARIES or not name:
@@ -178,10 +200,10 @@ def checkpoint_model(
         )
     if not Path(path).expanduser().is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint")
-    like = _LIBRARIES[library].make(_weights(library, name, True)[0])
+    transform = _transform_like(library, name)
     made = {"timm": _made_by_timm, "torchvision": _made_by_torchvision}[library]
     build = partial(_fill, partial(made, name), path)
-    return ModelSpec(f"{architecture}@{path}", build, like.transform)
+    return ModelSpec(f"{architecture}@{path}", build, transform)
 
 
 # %% ../nbs/12b_naming.ipynb #070db770

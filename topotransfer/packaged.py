@@ -33,8 +33,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .cloud import check_count
-from .datasets import ImageSet, array_set, package_folder
-from .embeddings import digest
+from .datasets import ImageSet, array_set, package_folder, path_set
 
 
 # %% ../nbs/11a_packaged.ipynb #6e237c9e
@@ -379,8 +378,4 @@ def solar_cells(
         wanted &= in_training == (split == "train")
     paths = [root / file for file in files[wanted]]
     labels = doubts[wanted].astype(np.float64).astype(np.int64)
-    fingerprint = digest(*(path.read_bytes() for path in paths), labels)
-    classes = ("sound", "defective")
-    return ImageSet(
-        "solar_cells", split, classes, labels, paths, Image.open, fingerprint
-    )
+    return path_set("solar_cells", split, ("sound", "defective"), paths, labels)

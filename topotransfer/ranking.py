@@ -435,6 +435,16 @@ def rank_embeddings(
     return Ranking(table, by, where, gaps=gaps, hits=_hits(names, embeddings, store))
 
 
+# %% ../nbs/21_ranking.ipynb #06797eaf
+def _left_out(skipped: tuple[str, ...], most: int = 10) -> list[str]:
+    "How many images were left out, and the first ones."
+    if not skipped:
+        return []
+    rest = [f"… and {len(skipped) - most} more"] if len(skipped) > most else []
+    first = f"{len(skipped)} images left out, since they can't be read:"
+    return [first, *skipped[:most], *rest]
+
+
 # %% ../nbs/21_ranking.ipynb #66eed74e
 def rank(
     zoo: Iterable[ModelSpec],  # models with distinct names
@@ -444,7 +454,7 @@ def rank(
     store: Store | str | Path | None = None,  # or its folder; by default the usual one
     progress: bool = True,  # show bars
     source: str | Dataset | None = None,  # images that the models were trained on
-    **extraction,  # `device`, `batch_size`, `num_workers`, … of `extract`
+    **extraction,  # `device`, `batch_size`, `on_error`, … of `extract`
 ) -> Ranking:
     """Rank a zoo of pretrained backbones for a dataset, before any fine-tuning.
 
@@ -471,5 +481,6 @@ def rank(
     others = {e.key.model: replace(e, source_ratios=None) for e in embeddings}
     embeddings = [others[m] if (m := e.key.model) in unknown else e for e in embeddings]
     ranking = rank_embeddings(embeddings, scores, by, store, progress)
-    doubts = tuple(f"no source ratios of {m}: {why}" for m, why in unknown.items())
-    return replace(ranking, failures=failures, doubts=doubts)
+    doubts = [f"no source ratios of {m}: {why}" for m, why in unknown.items()]
+    doubts += _left_out(extracted.skipped)
+    return replace(ranking, failures=failures, doubts=tuple(doubts))

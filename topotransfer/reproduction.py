@@ -22,7 +22,9 @@ import numpy as np
 import pandas as pd
 
 from .agreement import kendall_tau
-from .datasets import ImageSet, benchmark
+from .benchmarks import benchmark
+from .datasets import ImageSet
+from .devices import usable_device
 from .embeddings import Embeddings, Store
 from .extraction import extract
 from .fixed_lists import orders_with_taus
@@ -221,7 +223,7 @@ def reproduce_poster(
     zoo: Iterable[ModelSpec] | None = None,  # of the poster's zoo; all ten if missing
     limit: int | None = None,  # images per class; all by default
     store: Store | str | Path | None = None,  # or its folder; by default the usual one
-    device: str = "cpu",  # where networks and spanning trees run
+    device: str = "auto",  # where networks and spanning trees run
     **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> Reproduction:
     """Embed ImageNet's validation images with the poster's models and judge the order of their PR.
@@ -231,7 +233,7 @@ def reproduce_poster(
     `extract` and `judge_poster_ranking` raise.
     """
     images = _validation_images(imagenet, limit)
-    store = Store(store)
+    store, device = Store(store), usable_device(device)
     specs = poster_zoo() if zoo is None else zoo
     extracted = extract(specs, images, store, device=device, **extraction)
     whole = limit is None and len(images.classes) == 1000

@@ -9,7 +9,9 @@ __all__ = ["imagenette", "add_source_rows", "complete_source_rows"]
 from collections.abc import Iterable
 from pathlib import Path
 
-from .datasets import Dataset, benchmark
+from .benchmarks import benchmark
+from .datasets import Dataset
+from .devices import usable_device
 from .embeddings import Embeddings, Store
 from .extraction import extract
 from .source_ratios import add_source_pr
@@ -51,7 +53,7 @@ def add_source_rows(
     dataset: Dataset,  # labelled images of classes that they were trained on
     store: Store | str | Path | None = None,  # embeddings and your table
     data: str | None = None,  # which images, in words; dataset and split by default
-    device: str = "cpu",  # where networks run and trees are computed
+    device: str = "auto",  # where networks run and trees are computed
     only_missing: bool = False,  # leave rows of these images as they are
     **extraction,  # `batch_size`, `num_workers`, … of `extract`
 ) -> dict[str, str]:  # model: why it has no row
@@ -59,7 +61,7 @@ def add_source_rows(
 
     Raises what `extract` raises.
     """
-    store = Store(store)
+    store, device = Store(store), usable_device(device)
     data = data or f"{dataset.name}/{dataset.split}"
     extracted = extract(zoo, dataset, store, device=device, **extraction)
     failures = dict(extracted.failures)

@@ -19,13 +19,13 @@ from topotransfer.collapse import (
     nc4_nearest_mean,
 )
 
+from .backbone import Backbone, last_linear
 from .cloud import value_or_nan
 from .embeddings import EmbeddingKey, Embeddings, digest
 from .finetuning import Recipe, finetune_network
 from .moments import spanning_tree
 from .ratio import pieces_of_tree, ratio_of_bars
 from .remedies import ratio_labelled, ratio_of_whole_pieces
-from .zoo import Backbone
 
 
 # %% ../nbs/23a_watching.ipynb #761b6e97
@@ -36,11 +36,14 @@ def embed(
     model: str,  # its name
     dataset: str,  # the name of the images
 ) -> Embeddings:
-    "Embeddings of tensors; the network is in evaluation mode afterwards. Raises what `Backbone` raises."
+    "Embeddings of tensors; the network is in evaluation mode afterwards. Raises what `last_linear` and `Backbone` do."
+    last_linear(network, model)
     backbone = Backbone(model, network, None)
     with torch.inference_mode():
-        parts = [tuple(t.clone() for t in backbone(part)) for part in images.split(500)]
-    features, logits = (torch.cat(part).numpy() for part in zip(*parts))
+        parts = [backbone(part) for part in images.split(500)]
+    features = torch.cat([part[0] for part in parts]).numpy()
+    found = [part[1] for part in parts if part[1] is not None]
+    logits = torch.cat(found).numpy() if found else None
     images_hash = digest(images.numpy(), labels.numpy())
     key = EmbeddingKey(
         model, dataset, "train", "grey_28", backbone.fingerprint, images_hash

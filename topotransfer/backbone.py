@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from difflib import get_close_matches
 from functools import cached_property, partial
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from PIL import Image
 from torch import nn
 
 from .embeddings import digest
-from .source_code import is_own, library_version
+from .source_code import instructions, is_own, library_version
 
 
 # %% ../nbs/11d_backbone.ipynb #6893bdaa
@@ -188,19 +188,6 @@ def last_linear(
     raise ValueError(f"{name} must end in a linear layer; found {found}")
 
 
-# %% ../nbs/11d_backbone.ipynb #bb0d0017
-def _instructions(code: CodeType) -> str:
-    "Compiled code in words that are the same in every process."
-    constants = []
-    for value in code.co_consts:
-        if isinstance(value, CodeType):
-            constants.append(_instructions(value))
-        else:
-            values = sorted(value, key=repr) if isinstance(value, frozenset) else value
-            constants.append(repr(values))
-    return " ".join([code.co_code.hex(), *code.co_names, *constants])
-
-
 # %% ../nbs/11d_backbone.ipynb #bb0d0018
 def _text(function: FunctionType) -> str:
     "The source of a function, or its instructions where there is no source."
@@ -208,7 +195,7 @@ def _text(function: FunctionType) -> str:
     if function.__code__.co_filename != "<string>":
         with suppress(OSError, TypeError):
             return inspect.getsource(function)
-    return _instructions(function.__code__)
+    return instructions(function.__code__)
 
 
 # %% ../nbs/11d_backbone.ipynb #bb0d001a

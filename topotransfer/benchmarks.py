@@ -7,7 +7,6 @@ __all__ = ["DOWNLOADS", "benchmark"]
 
 # %% ../nbs/11c_benchmarks.ipynb #68ae22da
 import csv
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.io
 
-from .datasets import ImageSet, array_set, path_set
+from .datasets import ArraysOnly, ImageSet, array_set, path_set
 
 
 # %% ../nbs/11c_benchmarks.ipynb #23abda1b
@@ -318,25 +317,6 @@ def _imagenette(root: Path, split: str):
     return _class_folders(_place(_place(root, *sizes, *itself), split))
 
 
-# %% ../nbs/11c_benchmarks.ipynb #c0a10114
-class _BatchUnpickler(pickle.Unpickler):
-    "Reads arrays, numbers, texts and lists of them; refuses everything else."
-
-    allowed = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-    }
-
-    def find_class(self, module, name):
-        if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(
-                f"refused to load {module}.{name}: CIFAR holds arrays and nothing else"
-            )
-        return super().find_class(module, name)
-
-
 # %% ../nbs/11c_benchmarks.ipynb #c0a10115
 def _batch(file: Path, md5: str) -> dict:
     "One file of CIFAR; `FileNotFoundError` unless it has its checksum."
@@ -348,7 +328,7 @@ def _batch(file: Path, md5: str) -> dict:
     if not check_integrity(file, md5):
         raise FileNotFoundError(f"{file} is damaged or another file: its MD5 is wrong")
     with file.open("rb") as stream:
-        return _BatchUnpickler(stream, encoding="latin1").load()
+        return ArraysOnly(stream, encoding="latin1").load()
 
 
 # %% ../nbs/11c_benchmarks.ipynb #c0a10116

@@ -9,7 +9,6 @@ __all__ = ["check_workers", "cluster_extract"]
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import cloudpickle
@@ -20,36 +19,43 @@ from tqdm.auto import tqdm
 from topotransfer.extraction import (
     Extraction,
     check_extraction,
-    check_words,
     extract,
     image_hashes,
+    known_sources,
     readable_images,
     row_key,
     stored_embeddings,
+    with_what_is_known,
+    writing_to,
 )
 
 from .datasets import Dataset
 from .devices import usable_device, usual_settings
 from .embeddings import Store
 from .rows import ModelKey, Rows, save_hashes, stored_rows
-from .source_ratios import source_table, with_source_ratios
 from .zoo import Backbone, ModelSpec
 
-
 # %% ../nbs/13b_cluster_extraction.ipynb #e0797de8
-@lru_cache(4)
-def _held(content: bytes) -> tuple[ModelSpec, Backbone]:
-    "A model and its network, loaded once."
-    spec = cloudpickle.loads(content)
-    with usual_settings():
-        return spec, spec.load()
+_HELD: dict[bytes, tuple[ModelSpec, Backbone]] = {}
+
+
+def _held(contents: list[bytes]) -> list[tuple[ModelSpec, Backbone]]:
+    "Models and their networks, each loaded once as long as it is asked for; others leave the memory."
+    for content in set(_HELD) - set(contents):
+        del _HELD[content]
+    for content in contents:
+        if content not in _HELD:
+            spec = cloudpickle.loads(content)
+            with usual_settings():
+                _HELD[content] = spec, spec.load()
+    return [_HELD[content] for content in contents]
 
 
 # %% ../nbs/13b_cluster_extraction.ipynb #9ffa6c7d
 def _describe(content: bytes, precision: str) -> tuple[ModelKey, int] | str:
     "Under what the rows of a model are kept, and its parameters; or why it can't be loaded."
     try:
-        _, backbone = _held(content)
+        ((_, backbone),) = _held([content])
         return row_key(backbone, precision), backbone.num_params
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -58,11 +64,7 @@ def _describe(content: bytes, precision: str) -> tuple[ModelKey, int] | str:
 # %% ../nbs/13b_cluster_extraction.ipynb #e8b7dd6c
 def _embed_part(contents: list[bytes], part: Dataset, running: dict) -> tuple:
     "Rows of a group of models on some images, and why a model failed."
-    zoo = []
-    for content in contents:
-        spec, backbone = _held(content)
-        network, transform = backbone.network, backbone.transform
-        zoo.append(_loaded(spec, network, transform))
+    zoo = [_loaded(spec, backbone) for spec, backbone in _held(contents)]
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
         # the driver has looked at them
@@ -76,16 +78,11 @@ def _embed_part(contents: list[bytes], part: Dataset, running: dict) -> tuple:
 
 
 # %% ../nbs/13b_cluster_extraction.ipynb #2f8da271
-def _loaded(spec: ModelSpec, network, transform) -> ModelSpec:
+def _loaded(spec: ModelSpec, backbone: Backbone) -> ModelSpec:
     "A model whose network is in memory."
-    return ModelSpec(
-        spec.name,
-        lambda: network,
-        lambda _: transform,
-        spec.imagenet_top1,
-        published=spec.published,
-        head=spec.head,
-    )
+    network, transform = backbone.network, backbone.transform
+    made = dict(build=lambda: network, transform=lambda _: transform)
+    return replace(spec, **made, identity=None)
 
 
 # %% ../nbs/13b_cluster_extraction.ipynb #04dc807d
@@ -123,7 +120,6 @@ class _Plan:
         self.contents = {spec.name: cloudpickle.dumps(spec) for spec in zoo}
         self.keys: dict[str, ModelKey] = {}
         self.failures: dict[str, str] = {}
-        self.measured: set[str] = set()
 
     def survey(self, client: Client, precision: str) -> None:
         "Ask workers what each model turns out to be."
@@ -136,8 +132,9 @@ class _Plan:
                 self.failures[name] = found
                 continue
             self.keys[name], num_params = found
-            rows = Rows(self.store, self.keys[name])
-            rows.note(name=name, num_params=num_params)
+            with writing_to(self.store):
+                known = dict(name=name, num_params=num_params)
+                Rows(self.store, self.keys[name]).note(**known)
 
     def tasks(self, shard_size: int, models: int) -> list[tuple[list[str], np.ndarray]]:
         "Groups of models, each with a shard of the images that all of them lack."
@@ -150,28 +147,32 @@ class _Plan:
             missing = np.frombuffer(content, np.int64)
             groups = [names[i : i + models] for i in range(0, len(names), models)]
             shards = np.split(missing, range(shard_size, len(missing), shard_size))
-            found += [(g, s) for s in shards if len(s) for g in groups]
+            # a worker goes from shard to shard with the networks that it has
+            found += [(g, s) for g in groups for s in shards if len(s)]
         return found
 
     def take(self, rows: list, failures: dict[str, str]) -> None:
         "What a task has made goes to the store."
         self.failures |= failures
         for facts, images, arrays in rows:
-            name, rows = facts["name"], Rows(self.store, self.keys[facts["name"]])
-            rows.save(images, arrays)
-            measured = {n: facts[n] for n in ("multiply_adds",) if n in facts}
-            if measured and name not in self.measured:
-                rows.note(**measured)
-                self.measured.add(name)
+            kept = Rows(self.store, self.keys[facts["name"]])
+            with writing_to(self.store):
+                kept.save(images, arrays)
+                if "multiply_adds" in facts and "multiply_adds" not in kept.facts:
+                    kept.note(multiply_adds=facts["multiply_adds"])
 
     def finish(self) -> dict:
         "The embeddings of all models that haven't failed."
         done = {}
         for spec in [s for s in self.zoo if s.name not in self.failures]:
             key = self.keys[spec.name]
-            Rows(self.store, key).tidy(self.hashes)
+            with writing_to(self.store):
+                Rows(self.store, key).tidy(self.hashes)
             found = stored_embeddings(spec, key, self.dataset, self.store, self.hashes)
-            done[spec.name] = replace(found, published=spec.facts)
+            if found is None:
+                self.failures[spec.name] = "rows were lost while it ran; extract again"
+            else:
+                done[spec.name] = found
         return done
 
 
@@ -223,8 +224,9 @@ def cluster_extract(
     check_workers(client, device)
     zoo, store = list(zoo), Store(store)
     counts = dict(batch_size=batch_size, shard_size=shard_size, models=models)
-    check_extraction(zoo, dataset, **counts)
-    check_words(store, on_error, precision)
+    words = dict(on_error=on_error, precision=precision)
+    check_extraction(zoo, dataset, store, words, counts)
+    sources = known_sources(store)
     if not hasattr(dataset, "take"):
         raise TypeError(f"dataset must have take(rows, words); found {dataset!r}")
     dataset, skipped = readable_images(dataset, store, on_error)
@@ -233,6 +235,5 @@ def cluster_extract(
     running = dict(device=device, batch_size=batch_size, precision=precision)
     tasks = plan.tasks(shard_size, models)
     _run_tasks(plan, client, tasks, running, progress)
-    known = source_table(store)
-    done = {n: with_source_ratios(e, known) for n, e in plan.finish().items()}
+    done = with_what_is_known(plan.finish(), zoo, sources)
     return Extraction(done, plan.failures, tuple(skipped))

@@ -38,6 +38,7 @@ from .cloud import check_count
 from .embeddings import digest
 from .image_files import file_digests, printable, read_rgb, unreadable
 from .image_listing import listed_folder, listed_table
+from .source_code import instructions
 
 
 # %% ../nbs/11_datasets.ipynb #619e1276
@@ -87,7 +88,7 @@ def _name_of(function: Callable) -> str:
     if isinstance(function, partial):
         return f"{_name_of(function.func)} {function.args} {function.keywords}"
     code = getattr(function, "__code__", None)
-    text = code and f"{code.co_code.hex()} {code.co_names} {code.co_consts}"
+    text = code and instructions(code)
     cells = [
         cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
     ]

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     "digest",
+    "file_digest",
     "EmbeddingKey",
     "SourceRatios",
     "ModelFacts",
@@ -49,6 +50,13 @@ def digest(
             part = np.ascontiguousarray(part)
         h.update(part)
     return h.hexdigest()
+
+
+# %% ../nbs/10_embeddings.ipynb #a10f0001
+def file_digest(path: Path) -> str:  # hexadecimal
+    "SHA-256 of a file's bytes, read in portions."
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # %% ../nbs/10_embeddings.ipynb #9d9f2ede

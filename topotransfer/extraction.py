@@ -10,9 +10,11 @@ __all__ = [
     "row_key",
     "stored_embeddings",
     "StoreError",
+    "writing_to",
     "check_extraction",
-    "check_words",
     "Extraction",
+    "known_sources",
+    "with_what_is_known",
     "extract",
 ]
 
@@ -23,6 +25,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +123,7 @@ class _Work:
     most: int  # images in one forward pass; fewer where memory runs out
     made: list = field(default_factory=list)  # positions and arrays, not yet kept
 
-    @property
+    @cached_property
     def size(self) -> int:  # bytes
         state = self.backbone.state_dict().values()
         return sum(t.numel() * t.element_size() for t in state)
@@ -154,11 +157,11 @@ def stored_embeddings(
     key: ModelKey,
     dataset: Dataset,
     store: Store,
-    hashes: np.ndarray | None = None,  # of the images, where they are known
+    hashes: np.ndarray,  # of its images
 ) -> Embeddings | None:
     "What the store has of a model on a dataset; `None` where a row is missing."
     rows = Rows(store, key)
-    tensors = rows.load(image_hashes(dataset) if hashes is None else hashes)
+    tensors = rows.load(hashes)
     if tensors is None:
         return None
     known = {n: rows.facts.get(n) for n in ("num_params", "multiply_adds")}
@@ -175,6 +178,19 @@ def stored_embeddings(
 # %% ../nbs/13_extraction.ipynb #1ef7d28a
 class StoreError(OSError):
     "The store can't be written to; what it holds is sound."
+
+
+# %% ../nbs/13_extraction.ipynb #a13f0001
+@contextmanager
+def writing_to(store: Store) -> Iterator[None]:
+    "Where the disk refuses, a run ends with words on what to do: `StoreError`."
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the store {store.root} can't be written to: {error}; what it "
+            "holds is sound: make room or name another store, and run again"
+        ) from error
 
 
 # %% ../nbs/13_extraction.ipynb #3f1de3d5
@@ -220,7 +236,7 @@ class _Run:
         rows = Rows(self.store, key)
         lacks = np.zeros(len(self.dataset), bool)
         lacks[rows.missing(self.hashes)] = True
-        with self.writing():
+        with writing_to(self.store):
             rows.note(name=spec.name, num_params=backbone.num_params)
         backbone.to(self.device, memory_format=torch.channels_last)
         return _Work(spec, backbone, rows, lacks, self.options["batch_size"])
@@ -235,17 +251,6 @@ class _Run:
     def fail(self, name: str, error: Exception) -> None:
         "A model is out, and its reason is noted."
         self.failures[name] = f"{type(error).__name__}: {error}"
-
-    @contextmanager
-    def writing(self):
-        "Where the disk refuses, the run ends with words on what to do."
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(
-                f"the store {self.store.root} can't be written to: {error}; what it "
-                "holds is sound: make room or name another store, and run again"
-            ) from error
 
 
 # %% ../nbs/13_extraction.ipynb #d5fe825c
@@ -411,7 +416,7 @@ def _embed_group(run: _Run, group: list[_Work], bar) -> None:
 # %% ../nbs/13_extraction.ipynb #3097b6ea
 def _keep(run: _Run, group: list[_Work]) -> None:
     "What a group has made goes to the store. `StoreError` where the disk refuses."
-    with run.writing():
+    with writing_to(run.store):
         for work in group:
             work.keep(run.hashes)
 
@@ -422,7 +427,7 @@ def _finish(run: _Run, group: list[_Work]) -> None:
     for work in group:
         spec, rows = work.spec, work.rows
         try:
-            with run.writing():
+            with writing_to(run.store):
                 if spec.facts.multiply_adds is None:
                     count = measured_multiply_adds(work.backbone)
                     rows.note(multiply_adds=count)
@@ -437,24 +442,28 @@ def _finish(run: _Run, group: list[_Work]) -> None:
 
 # %% ../nbs/13_extraction.ipynb #07046fb4
 def _embed_all(run: _Run, zoo: list[ModelSpec], bar) -> None:
-    "All models over all images that they lack; those for which memory ran out in company once more, each alone."
+    "All models over all images that they lack, in groups."
     for group in _groups(run, zoo, bar):
         _embed_group(run, group, bar)
         _finish(run, group)
-    again, run.later = run.later, []
-    for spec in again:
+
+
+def _embed_again(run: _Run, bar) -> None:
+    "Once more, each alone: models for which memory ran out in company, and those whose rows another one has made."
+    while run.later:
         bar.total += len(run.dataset)
-        for group in _groups(run, [spec], bar):
-            _embed_group(run, group, bar)
-            _finish(run, group)
+        _embed_all(run, [run.later.pop(0)], bar)
 
 
 # %% ../nbs/13_extraction.ipynb #0a9c1592
-def check_extraction(zoo: list[ModelSpec], dataset: Dataset, **counts: int) -> None:
-    """Raises what `extract` raises for its zoo, dataset and counts.
-
-    Counts are integers from 1, `num_workers` from 0.
-    """
+def check_extraction(
+    zoo: list[ModelSpec],
+    dataset: Dataset,
+    store: Store,
+    words: dict[str, str],  # `on_error`, `precision`
+    counts: dict[str, int],  # from 1, `num_workers` from 0
+) -> None:
+    "Raises what `extract` raises for its arguments."
     check_labels(dataset.labels, len(dataset), min_classes=1)
     names = [spec.name for spec in zoo]
     if not zoo or len(set(names)) < len(names):
@@ -463,15 +472,10 @@ def check_extraction(zoo: list[ModelSpec], dataset: Dataset, **counts: int) -> N
         raise ValueError(f"dataset must hold images; found none in {dataset.name}")
     for name, value in counts.items():
         check_count(value, name, 0 if name == "num_workers" else 1)
-
-
-# %% ../nbs/13_extraction.ipynb #65c8bd58
-def check_words(store: Store, on_error: str, precision: str) -> None:
-    "`ValueError` for a word that is none of those that an argument may be, `StoreError` for a store that is a file."
-    words = dict(on_error=("raise", "skip"), precision=("float32", "float16"))
-    for (name, allowed), value in zip(words.items(), (on_error, precision)):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}; found {value!r}")
+    known = dict(on_error=("raise", "skip"), precision=("float32", "float16"))
+    for name, value in words.items():
+        if value not in known[name]:
+            raise ValueError(f"{name} must be one of {known[name]}; found {value!r}")
     if store.root.exists() and not store.root.is_dir():
         raise StoreError(f"store must be a folder; found the file {store.root}")
 
@@ -487,7 +491,7 @@ class Extraction:
 
 
 # %% ../nbs/13_extraction.ipynb #b81d2f60
-def _known_sources(store: Store) -> pd.DataFrame | None:
+def known_sources(store: Store) -> pd.DataFrame | None:
     "What is known of sources; nothing, with a warning, where one's own table is damaged."
     try:
         return source_table(store)
@@ -497,14 +501,17 @@ def _known_sources(store: Store) -> pd.DataFrame | None:
 
 
 # %% ../nbs/13_extraction.ipynb #fd4193c6
-def _said(run: _Run, zoo: list[ModelSpec], known: pd.DataFrame | None) -> dict:
-    "The embeddings in the order of the zoo, with what is known of each model."
-    facts = {spec.name: spec.facts for spec in zoo}
-    names = [name for name in facts if name in run.done]
-    done = {name: replace(run.done[name], published=facts[name]) for name in names}
-    if known is None:
+def with_what_is_known(
+    done: dict[str, Embeddings],  # by the model's name
+    zoo: list[ModelSpec],
+    sources: pd.DataFrame | None,  # of `known_sources`
+) -> dict[str, Embeddings]:
+    "Embeddings in the order of a zoo, with what is published of each model and known of its source."
+    specs = [spec for spec in zoo if spec.name in done]
+    done = {s.name: replace(done[s.name], published=s.facts) for s in specs}
+    if sources is None:
         return done
-    return {name: with_source_ratios(e, known) for name, e in done.items()}
+    return {name: with_source_ratios(e, sources) for name, e in done.items()}
 
 
 # %% ../nbs/13_extraction.ipynb #cb1fc5c4
@@ -525,8 +532,7 @@ def extract(
     zoo: Iterable[ModelSpec],  # models with distinct names
     dataset: Dataset,  # labelled images
     store: Store | str | Path | None = None,  # a store or its folder; else the default
-    device: str
-    | torch.device = "auto",  # where the networks run; else cpu, cuda, mps, …
+    device: str | torch.device = "auto",  # where networks run: cpu, cuda, mps, …
     batch_size: int = 32,  # images in one forward pass
     num_workers: int | str = "auto",  # processes that open and prepare images
     shard_size: int = 256,  # images after which the results go to the store
@@ -549,9 +555,9 @@ def extract(
     if num_workers == "auto":
         num_workers = usual_workers(device)
     counts = dict(batch_size=batch_size, shard_size=shard_size, num_workers=num_workers)
-    check_extraction(zoo, dataset, **counts)
-    check_words(store, on_error, precision)
-    known = _known_sources(store)
+    words = dict(on_error=on_error, precision=precision)
+    check_extraction(zoo, dataset, store, words, counts)
+    sources = known_sources(store)
     with usual_settings(), memory_kept():
         dataset, skipped = readable_images(dataset, store, on_error)
         run = _Run(dataset, store, dict(device=device, precision=precision, **counts))
@@ -559,5 +565,7 @@ def extract(
         embedding = dict(desc=f"embedding {dataset.name}", unit="image", total=total)
         with tqdm(**embedding, disable=not progress) as bar, _told(store):
             _embed_all(run, zoo, bar)
+            _embed_again(run, bar)
     failures = {s.name: run.failures[s.name] for s in zoo if s.name in run.failures}
-    return Extraction(_said(run, zoo, known), failures, tuple(skipped))
+    done = with_what_is_known(run.done, zoo, sources)
+    return Extraction(done, failures, tuple(skipped))

@@ -6,7 +6,6 @@
 __all__ = ["TURNS", "printable", "read_rgb", "in_threads", "unreadable", "file_digests"]
 
 # %% ../nbs/10e_image_files.ipynb #45ed5b80
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .cloud import check_count
+from .embeddings import file_digest
 
 
 # %% ../nbs/10e_image_files.ipynb #ecc4f18e
@@ -204,11 +204,10 @@ def unreadable(
 
 
 # %% ../nbs/10e_image_files.ipynb #a544fef2
-def _file_digest(path) -> bytes:
+def _digest_or_zeros(path) -> bytes:
     "SHA-256 of a file's bytes; zeros where it can't be opened."
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return bytes.fromhex(file_digest(path))
     except OSError:
         return bytes(32)
 
@@ -216,5 +215,5 @@ def _file_digest(path) -> bytes:
 # %% ../nbs/10e_image_files.ipynb #29784058
 def file_digests(paths) -> np.ndarray:  # `(n, 32)` bytes
     "SHA-256 of each file's bytes, read in threads; zeros for a file that can't be opened."
-    digests = b"".join(in_threads(_file_digest, paths))
+    digests = b"".join(in_threads(_digest_or_zeros, paths))
     return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32).copy()

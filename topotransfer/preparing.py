@@ -79,9 +79,14 @@ ADVICE = (
 )
 
 
+def _is_spawned(num_workers: int) -> bool:
+    "Whether what workers need has to be pickled."
+    return num_workers > 0 and multiprocessing.get_start_method() != "fork"
+
+
 def _sendable(transforms: dict[str, Callable], num_workers: int) -> dict:
     "The transforms that workers can get, and a failure in place of each other one."
-    if not num_workers or multiprocessing.get_start_method() == "fork":
+    if not _is_spawned(num_workers):
         return dict(transforms)
     found = {}
     for words, transform in transforms.items():
@@ -93,7 +98,7 @@ def _sendable(transforms: dict[str, Callable], num_workers: int) -> dict:
 
 def _check_sendable(dataset: Dataset, num_workers: int) -> None:
     "`TypeError` for a dataset that workers can't get."
-    if not num_workers or multiprocessing.get_start_method() == "fork":
+    if not _is_spawned(num_workers):
         return
     sent = attempt(pickle.dumps, dataset)
     if isinstance(sent, Failure):

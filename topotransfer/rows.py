@@ -38,7 +38,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from .embeddings import Store, digest, load_entry, save_entry, write_whole
+from topotransfer.embeddings import (
+    Store,
+    digest,
+    file_digest,
+    load_entry,
+    save_entry,
+    write_whole,
+)
 
 
 # %% ../nbs/10c_rows.ipynb #d0ae9d45
@@ -48,13 +55,6 @@ class ModelKey(NamedTuple):
     transform: str  # how an image becomes a tensor
     weights: str  # hash of the weights
     code: str  # hash of the code that runs them
-
-
-# %% ../nbs/10c_rows.ipynb #9f344a4f
-def _file_hash(path: Path) -> str:
-    "SHA-256 of a file's bytes, read bit by bit."
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # %% ../nbs/10c_rows.ipynb #96f61dee
@@ -74,7 +74,7 @@ def write_piece(folder: Path, tensors: dict[str, np.ndarray]) -> Path:  # of the
     temporary = folder / f"{uuid4().hex}.tmp"
     try:
         _save(plain, temporary)
-        path = folder / f"{_file_hash(temporary)}.safetensors"
+        path = folder / f"{file_digest(temporary)}.safetensors"
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def read_piece(path: Path) -> dict[str, np.ndarray] | None:
 
     A damaged file is named in a warning and removed. Raises `OSError` where it can't be read.
     """
-    if _file_hash(path) == path.stem:
+    if file_digest(path) == path.stem:
         return _mapped(path)
     words = "its bytes don't give its name; it is removed and will be computed again"
     with suppress(OSError):  # where nothing can be removed it is named each time
@@ -162,6 +162,12 @@ def _whole(pieces: list[tuple[Path, dict]], images: np.ndarray) -> Path | None:
         if np.array_equal(piece["images"], images):
             return path
     return None
+
+
+# %% ../nbs/10c_rows.ipynb #a10c0001
+def _facts(folder: Path) -> dict:
+    "What is kept of a model beside its rows."
+    return load_entry(folder / "model.json") or {}
 
 
 # %% ../nbs/10c_rows.ipynb #8507622b
@@ -226,7 +232,7 @@ class Rows:
     @property
     def facts(self) -> dict:
         "What is kept of the model: the names it was given, and what was measured of it."
-        return load_entry(self.folder / "model.json") or {}
+        return _facts(self.folder)
 
     def note(self, **facts) -> None:
         "Keep facts, of JSON's types, beside those that are there."
@@ -275,7 +281,7 @@ def _size(folder: Path) -> int:
 def stored_rows(store: Store | str | Path | None) -> Iterator[tuple[dict, dict]]:
     "Of each piece of a store, in the order of their names: the facts of its model, and its tensors."
     for folder in _models(store):
-        facts = load_entry(folder / "model.json") or {}
+        facts = _facts(folder)
         for _, piece in _look(folder):
             yield facts, piece
 
@@ -294,7 +300,7 @@ def store_table(
         images = {h.tobytes() for piece in shapes for h in np.asarray(piece["images"])}
         width = [piece["features"].shape[1] for piece in shapes][:1]
         heads = [piece["logits"].shape[1] for piece in shapes if "logits" in piece][:1]
-        facts = load_entry(folder / "model.json") or {}
+        facts = _facts(folder)
         line = dict(model=facts.get("name", "?"), images=len(images))
         line |= dict(features=(width or [0])[0], logits=(heads or [0])[0])
         line |= dict(megabytes=round(_size(folder) / 1e6, 3), folder=folder.name)
@@ -357,7 +363,7 @@ def prune_store(
     before, late = _size(root), time.time() - 3600
     for path in [path for path in _leftovers(root) if path.stat().st_mtime < late]:
         path.unlink(missing_ok=True)
-    facts = {f: load_entry(f / "model.json") or {} for f in _models(store)}
+    facts = {f: _facts(f) for f in _models(store)}
     named = [f for f in facts if models and fnmatch(facts[f].get("name", "?"), models)]
     if models and not named:
         raise ValueError(f"models must name models of the store; found {models!r}")

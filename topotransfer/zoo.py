@@ -40,7 +40,7 @@ from topotransfer.model_facts import (
 
 from .backbone import Backbone
 from .datasets import package_folder
-from .embeddings import ModelFacts, digest, once_per_file
+from .embeddings import ModelFacts, digest, file_digest, once_per_file
 from .source_code import code_fingerprint
 from .weights_file import AGAIN, named_tensors, read_weights
 
@@ -80,10 +80,7 @@ class ModelSpec:
 
 
 # %% ../nbs/12_zoo.ipynb #abe33cd8
-@once_per_file
-def _file_digest(path: Path) -> str:
-    "A hash of a file's bytes."
-    return digest(path.read_bytes())
+_known_digest = once_per_file(file_digest)
 
 
 # %% ../nbs/12_zoo.ipynb #bd1adcfa
@@ -101,7 +98,7 @@ def identity_of(
         return ""
     libraries = ("torch", "torchvision", "timm", "pillow")
     versions = [metadata.version(name) for name in libraries]
-    content = _file_digest(weights()) if weights else ""
+    content = _known_digest(weights()) if weights else ""
     return digest(code, *versions, content, repr(spec.head))
 
 

@@ -19,7 +19,12 @@ MOST = 3  # functions and classes in one exported cell
 
 # A page tells an idea and its function runs on the machine of a later page; the import
 # stands inside the function.
-LATER = {("persistence", "spanning_tree"), ("ranking", "shortlist")}
+LATER = {
+    ("persistence", "spanning_tree"),
+    ("ratio", "spanning_tree"),
+    ("remedies", "spanning_tree"),
+    ("ranking", "shortlist"),
+}
 
 
 class Cell(NamedTuple):

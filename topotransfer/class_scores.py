@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from .embeddings import Embeddings
 from .moments import ClassMoments, class_moments
-from .scores import register_score
+from .scores import one_thread, register_score
 
 
 # %% ../nbs/20d_class_scores.ipynb #b724da94
@@ -50,7 +50,8 @@ def _means_spectrum(
     m: ClassMoments, means: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     "Singular values of the class means that are not zero, and their axes; `ValueError` where all coincide."
-    _, s, axes = np.linalg.svd(means, full_matrices=False)
+    with one_thread():
+        _, s, axes = np.linalg.svd(means, full_matrices=False)
     # centred means span at most k - 1 dimensions
     s, axes = s[: len(means) - 1], axes[: len(means) - 1]
     kept = s > m.total[0][0] * max(m.n, len(m.centre)) * np.finfo(np.float64).eps
@@ -140,7 +141,7 @@ def gbc(
     m = class_moments(embeddings)
     m.check_pairs("gbc")
     axes = m.total[1][:components]
-    points = m.centred(embeddings.features) @ axes.T
+    points = m.project(embeddings.features, axes)
     floor = min(1e-4 / max(m.unit, 1e-150) ** 2, 1e300)
     variances = [points[m.codes == c].var(axis=0) for c in range(len(m.counts))]
     variances = np.maximum(variances, floor)

@@ -153,6 +153,7 @@ def value_or_nan(function: Callable, *arguments) -> float:
 def power_of_two(
     values,  # array or tensor with at least one number
 ) -> float:
-    "A power of two above the largest absolute value, or the largest that there is; 1 where all values are 0."
+    "A power of two above the largest absolute value, or the largest of the type; 1 where all values are 0."
     top = float(max(values.max(), -values.min()))
-    return 2.0 ** min(np.frexp(top)[1], 1023) if top > 0 else 1.0
+    largest = 127 if str(values.dtype).endswith("float32") else 1023
+    return 2.0 ** min(np.frexp(top)[1], largest) if top > 0 else 1.0

@@ -16,54 +16,75 @@ __all__ = [
 ]
 
 # %% ../nbs/20e_discriminant_scores.ipynb #93e20342
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.special import logsumexp, softmax
 
+from topotransfer.moments import (
+    ClassMoments,
+    class_moments,
+    moments_of,
+    moments_of_rows,
+    once_each,
+)
+
 from .embeddings import Embeddings
-from .moments import ClassMoments, class_moments, moments_of
-from .scores import register_score
+from .scores import one_thread, register_score
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #f0cbd750
 class Discriminant:
-    """A linear discriminant with a shrunk within-class covariance.
-
-    The points that it takes are centred and in units of the moments.
-    """
+    "A linear discriminant with a shrunk within-class covariance."
 
     def __init__(
         self,
         m: ClassMoments,
         shrinkage: float,  # weight of the multiple of the identity, in (0, 1]
+        axes: np.ndarray,  # `(q, d)` orthonormal rows that span the centred points
     ):
-        variances, axes = m.scatter
         d = len(m.centre)
-        least = (m.total[0] ** 2).sum() / d * np.finfo(np.float64).eps
-        level = shrinkage * max(variances.sum() / d, least)
-        self.precisions = 1 / ((1 - shrinkage) * variances + level)
-        self.axes = axes
-        self.outside = 1 / level if len(axes) < d else 0.0
-        # the inverse of the shrunk covariance is the square of the whitening
-        self.weights = self.whiten(self.whiten(m.means))
+        least = m.variance / d * np.finfo(np.float64).eps
+        level = shrinkage * max(m.counts @ m.variances / m.n / d, least)
+        spread = np.sqrt((1 - shrinkage) / m.n) * (m.within @ axes.T)
+        rows = np.vstack([spread, np.sqrt(level) * np.eye(len(axes))])
+        with one_thread():
+            # its square is the shrunk covariance
+            self.root = np.linalg.qr(rows, mode="r")
+        self.moments, self.axes = m, axes
+        self.weights = self.directions(self.whiten(m.means))
         self.bias = np.log(m.counts / m.n) - (self.weights * m.means).sum(axis=1) / 2
 
     def whiten(
         self,
-        points: np.ndarray,  # `(n, d)`
-    ) -> np.ndarray:  # `(n, d)`
-        "The points times the inverse square root of the shrunk covariance."
-        inside = points @ self.axes.T
-        whitened = inside * np.sqrt(self.precisions) @ self.axes
-        if self.outside:
-            whitened += np.sqrt(self.outside) * (points - inside @ self.axes)
-        return whitened
+        points: np.ndarray,  # `(n, d)`, centred, in units of the moments
+    ) -> np.ndarray:  # `(n, q)`
+        "Coordinates of points in which the shrunk covariance is the identity."
+        return solve_triangular(self.root, self.axes @ points.T, trans="T").T
+
+    def directions(
+        self,
+        whitened: np.ndarray,  # `(m, q)`
+    ) -> np.ndarray:  # `(m, d)`
+        "Directions whose products with points are those of whitened points with these."
+        return solve_triangular(self.root, whitened.T).T @ self.axes
 
     def probabilities(
         self,
-        points: np.ndarray,  # `(n, d)`
+        features,  # `(n, d)`
     ) -> np.ndarray:  # `(n, k)`
-        "Probability of each class for each point."
-        return softmax(points @ self.weights.T + self.bias, axis=1)
+        "Probability of each class for each image."
+        products = self.moments.project(features, self.weights)
+        return softmax(products + self.bias, axis=1)
+
+    def certainty(
+        self,
+        features,  # `(n, d)`, those that the moments were taken of
+    ) -> float:
+        "Mean probability of the true class."
+        m = self.moments
+        return float(self.probabilities(features)[np.arange(m.n), m.codes].mean())
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #b2adefde
@@ -72,8 +93,43 @@ def adaptive_shrinkage(m: ClassMoments) -> float:
 
     Shao et al. 2022, section 4.1.
     """
-    largest = m.scatter[0][0] * m.unit * m.unit
+    largest = m.widest * m.unit * m.unit
     return max(float(np.exp(-5 * largest)), 1e-10)
+
+
+# %% ../nbs/20e_discriminant_scores.ipynb #f5b2a617
+def _adaptive(m: ClassMoments) -> Discriminant:
+    "The discriminant with adaptive shrinkage. Raises `ValueError` where all points coincide."
+    m.check_distinct()
+    few, d = m.n <= len(m.centre), len(m.centre)
+    axes = m.spectrum.axes if few else np.eye(d)
+    return Discriminant(m, adaptive_shrinkage(m), axes)
+
+
+# %% ../nbs/20e_discriminant_scores.ipynb #17d4c839
+@dataclass(frozen=True)
+class _Mixed:
+    "Images moved towards the other classes, centred, in units of the moments; made as rows are read."
+
+    features: np.ndarray  # `(n, d)`
+    m: ClassMoments
+    confidence: np.ndarray  # `(n,)` between 0 and 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.features.shape
+
+    def __len__(self) -> int:
+        return self.m.n
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        means, codes = self.m.means, self.m.codes[rows]
+        others = (means.sum(axis=0) - means) / (len(means) - 1)
+        confidence = self.confidence[rows, None]
+        points = self.m.centred(self.features[rows])
+        points *= confidence
+        points += (1 - confidence) * others[codes]
+        return points
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #f187c64a
@@ -83,22 +139,12 @@ def adaptive_shrinkage(m: ClassMoments) -> float:
 )
 def sfda(embeddings: Embeddings) -> float:
     "Mean probability of the true class after self-challenging mixing: between 0 and 1."
-    m = class_moments(embeddings)
-    m.check_distinct()
-    points = m.centred(embeddings.features)
-    shrinkage = adaptive_shrinkage(m)
-    rows = np.arange(m.n)
-    first = Discriminant(m, shrinkage).probabilities(points)
-    confidence = softmax(first, axis=1)[rows, m.codes][:, None]
-    others = (m.means.sum(axis=0) - m.means) / (len(m.counts) - 1)
-    points *= confidence
-    for block in np.array_split(rows, m.n // 4096 + 1):
-        points[block] += (1 - confidence[block]) * others[m.codes[block]]
-    mixed = moments_of(points, m.codes)
-    points /= mixed.unit
-    points -= mixed.centre
-    second = Discriminant(mixed, shrinkage).probabilities(points)
-    return float(second[rows, m.codes].mean())
+    features, m = embeddings.features, class_moments(embeddings)
+    first = once_each(_adaptive, embeddings, m)
+    confidence = softmax(first.probabilities(features), axis=1)
+    mixed = _Mixed(features, m, confidence[np.arange(m.n), m.codes])
+    moved = moments_of_rows(mixed, m.codes, 1.0)
+    return Discriminant(moved, adaptive_shrinkage(m), first.axes).certainty(mixed)
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #c957f173
@@ -118,7 +164,8 @@ def relative_sum(
 # %% ../nbs/20e_discriminant_scores.ipynb #216a27fb
 def nuclear_norm(matrix: np.ndarray) -> float:
     "Sum of the singular values."
-    return float(np.linalg.svd(matrix, compute_uv=False).sum())
+    with one_thread():
+        return float(np.linalg.svd(matrix, compute_uv=False).sum())
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #ba2310db
@@ -129,15 +176,16 @@ def ncti_terms(
     "The three terms of NCTI before they are rescaled (Wang et al. 2023, section 3)."
     m = class_moments(embeddings)
     s, axes = m.total
-    points = m.centred(embeddings.features) @ axes[:components].T
+    points = m.project(embeddings.features, axes[:components])
     kept = moments_of(points, m.codes)
     variance = (s[:32] ** 2).sum() * m.unit * m.unit * m.n / (m.n - 1)
-    lda = Discriminant(kept, max(float(np.exp(-variance)), 1e-10))
-    points = points / kept.unit - kept.centre
-    between = np.linalg.svd(lda.whiten(kept.between), full_matrices=False)[2]
-    directions = between[: len(m.counts) - 1]
+    shrinkage = max(float(np.exp(-variance)), 1e-10)
+    lda = Discriminant(kept, shrinkage, np.eye(points.shape[1]))
+    with one_thread():
+        between = np.linalg.svd(lda.whiten(kept.between), full_matrices=False)[2]
+    directions = lda.directions(between[: len(m.counts) - 1])
     p = lda.probabilities(points)
-    seli = nuclear_norm(lda.whiten(points) @ directions.T)
+    seli = nuclear_norm(kept.project(points, directions))
     ncc = p[np.arange(m.n), m.codes].mean()
     vc = sum(nuclear_norm(p[m.codes == c]) for c in range(len(m.counts)))
     return seli, float(ncc), float(np.log(vc))
@@ -151,7 +199,8 @@ def ncti_terms(
 )
 def ncti(zoo: list[Embeddings]) -> list[float]:
     "Neural Collapse Transferability Index of every model, relative to the zoo: SELI + NCC - VC, each rescaled to 0..1."
-    return relative_sum([(seli, ncc, -vc) for seli, ncc, vc in map(ncti_terms, zoo)])
+    terms = [once_each(ncti_terms, e, e) for e in zoo]
+    return relative_sum([(seli, ncc, -vc) for seli, ncc, vc in terms])
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #95aea5f0
@@ -165,11 +214,8 @@ def etran_terms(
     blocks = np.array_split(embeddings.features, m.n // 4096 + 1)
     energies = [logsumexp(block.astype(np.float64), axis=1) for block in blocks]
     lowest = np.sort(np.concatenate(energies))[: max(1, int(share * m.n))]
-    p = Discriminant(m, adaptive_shrinkage(m)).probabilities(
-        m.centred(embeddings.features)
-    )
-    certain = p[np.arange(m.n), m.codes].mean()
-    return float(lowest.mean()), float(certain)
+    first = once_each(_adaptive, embeddings, m)
+    return float(lowest.mean()), first.certainty(embeddings.features)
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #663714ad
@@ -180,4 +226,4 @@ def etran_terms(
 )
 def etran(zoo: list[Embeddings]) -> list[float]:
     "ETran's energy and classification terms of every model, relative to the zoo: each rescaled to 0..1, then added."
-    return relative_sum([etran_terms(e) for e in zoo])
+    return relative_sum([once_each(etran_terms, e, e) for e in zoo])

@@ -9,50 +9,80 @@ __all__ = ["logme", "transrate"]
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import svdvals
 from scipy.optimize import minimize_scalar
 
 from .embeddings import Embeddings
-from .moments import class_moments
-from .scores import register_score
+from .moments import ClassMoments, class_moments
+from .scores import few_threads, register_score
 
 
 # %% ../nbs/20f_evidence_scores.ipynb #12d258c4
 class _Evidence(NamedTuple):
-    "The log evidence of one class as a function of lambda = a/b, the noise variance at its optimum."
+    "The log evidence of classes as a function of lambda = a/b, the noise variance at its optimum."
 
-    spectrum: np.ndarray  # `(r,)` squared singular values of X, positive
-    explained: np.ndarray  # `(r,)` squares of y along the left singular vectors of X
-    rest: float  # squared length of what of y lies outside of them
-    total: float  # squared length of y
     n: int
+    spectrum: np.ndarray  # `(q,)` squared singular values of the centred features
+    mean: np.ndarray  # `(q,)` mean of the features along the right singular vectors
+    beyond: float  # squared length of what of the mean lies outside of them
+    counts: np.ndarray  # `(k,)` images of each class: squared length of y
+    along: np.ndarray  # `(q, k)` centred y along the left singular vectors
+    rest: np.ndarray  # `(k,)` squared length of what of it lies outside of them
+
+    def of(self, c: int) -> "_Evidence":
+        "Of one class."
+        one = slice(c, c + 1)
+        labels = self.counts[one], self.along[:, one], self.rest[one]
+        return _Evidence(*self[:4], *labels)
 
     def at(
         self,
-        log_ratio: np.ndarray,  # logarithms of lambda
-    ) -> np.ndarray:
+        log_ratio: np.ndarray,  # `(m,)` logarithms of lambda
+    ) -> np.ndarray:  # `(m, k)`
         "The log evidence; the noise is at least what double precision resolves."
-        shrunk = np.exp(log_ratio)[..., None]
-        noise = (self.explained * shrunk / (self.spectrum + shrunk)).sum(-1) + self.rest
-        noise = np.maximum(noise, self.total * np.finfo(np.float64).eps)
-        fit = -self.n / 2 * np.log(2 * np.pi * noise / self.n) - self.n / 2
-        return fit - np.log1p(self.spectrum / shrunk).sum(-1) / 2
+        ratio = np.exp(log_ratio)[:, None]
+        inverse = 1 / (ratio + self.spectrum)
+        head = self.beyond / ratio[:, 0] + inverse @ self.mean**2
+        head = 1 + self.n * head[:, None]
+        slope = np.sqrt(self.n * self.spectrum) * self.mean
+        constant = self.counts / np.sqrt(self.n) - inverse @ (
+            slope[:, None] * self.along
+        )
+        noise = self.rest + (ratio * inverse) @ self.along**2 + constant**2 / head
+        noise = np.maximum(noise, self.counts * np.finfo(np.float64).eps)
+        fit = -self.n / 2 * (np.log(2 * np.pi * noise / self.n) + 1)
+        size = np.log1p(self.spectrum / ratio).sum(axis=1, keepdims=True)
+        return fit - (np.log(head) + size) / 2
+
+
+# %% ../nbs/20f_evidence_scores.ipynb #39f6ea5b
+def _evidence(m: ClassMoments) -> _Evidence:
+    "The evidence of all classes, from the shared factorisation."
+    roots, axes, along, outside = m.spectrum
+    mean = axes @ m.centre
+    beyond = ((m.centre - mean @ axes) ** 2).sum()
+    return _Evidence(m.n, m.n * roots**2, mean, beyond, m.counts, along, outside)
 
 
 # %% ../nbs/20f_evidence_scores.ipynb #17b34636
-def _max_evidence(evidence: _Evidence) -> float:
-    "The maximum over lambda: a grid finds the right hill, a bounded search its top."
+def _max_evidence(evidence: _Evidence) -> np.ndarray:  # `(k,)`
+    "The maxima over lambda: a grid finds the right hill of each class, a bounded search its top."
     spectrum = evidence.spectrum
-    ends = np.log([spectrum.min(initial=1.0), spectrum.max(initial=1e-300)]) + [-40, 40]
+    largest = evidence.n * (evidence.beyond + (evidence.mean**2).sum())
+    largest = max(largest, spectrum.max(initial=1e-300))
+    ends = np.log([spectrum.min(initial=1.0), largest]) + [-40, 40]
     grid, step = np.linspace(*ends, int(2 * np.ptp(ends)) + 2, retstep=True)
-    best = grid[evidence.at(grid).argmax()]
-    found = minimize_scalar(
-        lambda v: -evidence.at(np.float64(v)),
-        bounds=(best - step, best + step),
-        method="bounded",
-        options=dict(xatol=1e-9),
-    )
-    return max(-found.fun, float(evidence.at(np.float64(best))))
+    on_grid = evidence.at(grid)
+    best = []
+    for c, start in enumerate(grid[on_grid.argmax(axis=0)]):
+        found = minimize_scalar(
+            lambda v, one: -one.at(np.array([v]))[0, 0],
+            bounds=(start - step, start + step),
+            args=(evidence.of(c),),
+            method="bounded",
+            options=dict(xatol=1e-9),
+        )
+        best.append(-found.fun)
+    return np.maximum(best, on_grid.max(axis=0))
 
 
 # %% ../nbs/20f_evidence_scores.ipynb #e1fa92f3
@@ -65,20 +95,25 @@ def logme(embeddings: Embeddings) -> float:
     The mean over classes of the log evidence per image of a Bayesian linear model.
     """
     m = class_moments(embeddings)
-    # has the products of the features, class by class
-    x = np.vstack([np.sqrt(m.counts)[:, None] * (m.centre + m.means), m.within])
-    targets = np.zeros((len(x), len(m.counts)))
-    np.fill_diagonal(targets, np.sqrt(m.counts))
-    # the evidence has no unit: lambda takes any scale
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
-    kept = s > s[0] * max(m.n, x.shape[1]) * np.finfo(np.float64).eps
-    coordinates = u[:, kept].T @ targets
-    rest = ((targets - u[:, kept] @ coordinates) ** 2).sum(axis=0)
-    evidences = [
-        _Evidence(s[kept] ** 2, c**2, r, t, m.n)
-        for c, r, t in zip(coordinates.T, rest, m.counts)
-    ]
-    return float(np.mean([_max_evidence(e) for e in evidences]) / m.n)
+    return float(_max_evidence(_evidence(m)).mean() / m.n)
+
+
+# %% ../nbs/20f_evidence_scores.ipynb #6c291d8e
+def _class_rate(
+    m: ClassMoments,
+    features: np.ndarray,  # `(n, d)`
+    rows: np.ndarray,  # indices of the images of one class
+    scale: float,  # square root of the admitted error, in units of the moments
+) -> float:
+    "Coding rate of a class, in nats."
+    count, d = len(rows), features.shape[1]
+    side = min(count, d)
+    products = np.eye(side)
+    with few_threads(side * side * d):
+        for block in np.array_split(rows, -(-count // d)):
+            points = m.centred(features[block]) / (scale * np.sqrt(count))
+            products += points @ points.T if side == count else points.T @ points
+        return np.log(np.diag(np.linalg.cholesky(products))).sum()
 
 
 # %% ../nbs/20f_evidence_scores.ipynb #3666e58a
@@ -99,11 +134,8 @@ def transrate(
     m = class_moments(embeddings)
     m.check_pairs("transrate")
     scale = np.sqrt(epsilon * (m.total[0] ** 2).sum())
-    rates = []
-    for c, count in enumerate(m.counts):
-        points = m.centred(embeddings.features[m.codes == c])
-        values = svdvals(points / scale, check_finite=False) / np.sqrt(count)
-        rates.append(np.log1p(values**2).sum() / 2)
+    rows = [np.flatnonzero(m.codes == c) for c in range(len(m.counts))]
+    rates = [_class_rate(m, embeddings.features, of_class, scale) for of_class in rows]
     weights = np.full(len(rates), 1 / len(rates)) if uniform else m.counts / m.n
     whole = np.log1p((m.total[0] / scale) ** 2).sum() / 2
     return float(whole - weights @ rates)

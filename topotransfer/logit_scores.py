@@ -7,6 +7,7 @@ __all__ = ["expected_prediction", "leep", "nce", "nleep"]
 
 # %% ../nbs/20c_logit_scores.ipynb #c838f866
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import softmax
@@ -14,29 +15,40 @@ from scipy.special import softmax
 from .cloud import check_labels
 from .embeddings import Embeddings
 from .moments import class_moments
-from .scores import register_score
+from .scores import few_threads, register_score
 
 
 # %% ../nbs/20c_logit_scores.ipynb #b86b697e
 def expected_prediction(
-    probabilities: np.ndarray,  # `(n, C)` of the source classes, rows summing to 1
+    rows: np.ndarray,  # `(n, C)` probabilities of the source classes, summing to 1, or what gives them
     codes: np.ndarray,  # `(n,)` target classes 0..k-1
+    probabilities: Callable = np.asarray,  # what turns some of the rows into probabilities
 ) -> float:  # at most 0
-    "Mean log of the empirical prediction of the true class from source probabilities (Nguyen et al. 2020, equation 2)."
-    joint = np.zeros((codes.max() + 1, probabilities.shape[1]))
-    np.add.at(joint, codes, probabilities)
+    """Mean log of the empirical prediction of the true class from source probabilities, in blocks of rows.
+
+    Source: Nguyen et al. 2020, equation 2.
+    """
+    k, step = codes.max() + 1, max(1, 2**22 // rows.shape[1])
+    blocks = [slice(start, start + step) for start in range(0, len(codes), step)]
+    joint = np.zeros((k, rows.shape[1]))
+    for block in blocks:
+        joint += np.eye(k)[codes[block]].T @ probabilities(rows[block])
     marginal = joint.sum(axis=0)
-    used = marginal > 0
-    conditional = joint[:, used] / marginal[used]
-    predicted = (conditional[codes] * probabilities[:, used]).sum(axis=1)
-    return float(np.log(predicted).mean())
+    conditional = np.zeros_like(joint)
+    np.divide(joint, marginal, out=conditional, where=marginal > 0)
+    total = 0.0
+    for block in blocks:
+        expected = conditional[codes[block]]
+        expected *= probabilities(rows[block])
+        total += np.log(expected.sum(axis=1)).sum()
+    return float(total / len(codes))
 
 
 # %% ../nbs/20c_logit_scores.ipynb #1c85407d
 @register_score(
     needs="labels logits",
     reference="Nguyen et al. 2020, arXiv 2002.12462, equations 1 and 2",
-    cost="n C",
+    cost="n C k; memory of a block of rows",
 )
 def leep(embeddings: Embeddings) -> float:
     """Log Expected Empirical Prediction: at most 0, in nats.
@@ -44,8 +56,9 @@ def leep(embeddings: Embeddings) -> float:
     Needs the model's own head; `compute_score` says so where there is none.
     """
     codes = check_labels(embeddings.labels, len(embeddings.features))
-    probabilities = softmax(embeddings.logits.astype(np.float64), axis=1)
-    return expected_prediction(probabilities, codes)
+    return expected_prediction(
+        embeddings.logits, codes, lambda z: softmax(z.astype(np.float64), axis=1)
+    )
 
 
 # %% ../nbs/20c_logit_scores.ipynb #e2490249
@@ -65,10 +78,59 @@ def nce(embeddings: Embeddings) -> float:
     return float((joint[y, z] * np.log(conditional)).sum()) + 0.0
 
 
+# %% ../nbs/20c_logit_scores.ipynb #b0c4d201
+def _affordable_steps(
+    n: int,  # images
+    k: int,  # Gaussians
+    q: int,  # dimensions
+) -> int:
+    "How many steps of EM a mixture of full covariances may take, at most 100; `ValueError` for fewer than 5."
+    # products, and passes over n x q numbers and n probabilities for each Gaussian
+    work = n * k * (q**2 + 150 * q + 1200)
+    steps = int(3e7 * max(n, 10_000) / work)
+    # four sets of matrices, n x k and n x q numbers
+    memory = 8 * (4 * k * q**2 + 5 * n * k + 5 * n * q) / 2**30
+    if steps < 5 or memory > 3:
+        raise ValueError(
+            f"nleep can't fit {k} full covariance matrices of {q} x {q} to {n} images: "
+            f"that takes {2 * n * k * q**2:.0e} multiplications a step and "
+            f"{memory:.1f} GiB; pass fewer images, or call nleep with a smaller energy "
+            "(fewer dimensions) or fewer components"
+        )
+    return min(steps, 100)
+
+
+# %% ../nbs/20c_logit_scores.ipynb #b0c4d202
+def _responsibilities(
+    points: np.ndarray,  # `(n, q)`
+    k: int,  # Gaussians
+    seed: int,
+) -> np.ndarray:  # `(n, k)`
+    "Of a mixture of Gaussians with full covariances, fitted to these points; `ValueError` where that takes too long."
+    # here, since scikit-learn takes a second to load
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    steps = _affordable_steps(len(points), k, points.shape[1])
+    # its products are small, one for each Gaussian
+    with warnings.catch_warnings(), few_threads(points.size * points.shape[1]):
+        # fewer distinct images than components
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture = GaussianMixture(k, max_iter=steps, random_state=seed).fit(points)
+    if steps < 100 and not mixture.converged_:
+        raise ValueError(
+            f"nleep's mixture of {k} Gaussians in {points.shape[1]} dimensions doesn't "
+            f"converge in {steps} steps, which is what {len(points)} images may take; "
+            "pass fewer images, or call nleep with a smaller energy (fewer dimensions) "
+            "or fewer components"
+        )
+    return mixture.predict_proba(points)
+
+
 # %% ../nbs/20c_logit_scores.ipynb #e569b645
 @register_score(
     reference="Li et al. 2021, Ranking Neural Checkpoints, CVPR, section 3",
-    cost="n k q² per step of EM",
+    cost="n k q² per step of EM, at most 3e7 n; memory k q² + n k + n q",
 )
 def nleep(
     embeddings: Embeddings,
@@ -78,12 +140,9 @@ def nleep(
 ) -> float:
     """LEEP with the responsibilities of a Gaussian mixture on principal components as probabilities: at most 0.
 
-    Raises `ValueError` for fewer than `components` images per class.
+    Raises `ValueError` for fewer than `components` images per class, for a mixture that is too large, and where a large
+    one doesn't converge within the steps that it may take.
     """
-    # here, since scikit-learn takes a second to load
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
     m = class_moments(embeddings)
     s, axes = m.total
     wanted = components * len(m.counts)
@@ -92,11 +151,9 @@ def nleep(
             f"nleep needs at least {components} images per class, {wanted} in all; "
             f"found {m.n} for {len(m.counts)} classes"
         )
-    kept = np.searchsorted(np.cumsum(s**2), energy * (s**2).sum()) + 1
+    kept = int(np.searchsorted(np.cumsum(s**2), energy * (s**2).sum()) + 1)
+    _affordable_steps(m.n, wanted, kept)
     points = m.centred(embeddings.features) @ axes[:kept].T / np.sqrt((s**2).sum())
     order = np.argsort((points**2).sum(axis=1), kind="stable")
-    with warnings.catch_warnings():
-        # fewer distinct images than components
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture = GaussianMixture(wanted, random_state=seed).fit(points[order])
-    return expected_prediction(mixture.predict_proba(points[order]), m.codes[order])
+    probabilities = _responsibilities(points[order], wanted, seed)
+    return expected_prediction(probabilities, m.codes[order])

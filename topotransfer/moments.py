@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = [
+    "Spectrum",
     "ClassMoments",
+    "moments_of_rows",
     "moments_of",
     "once_each",
     "forget_if_changed",
@@ -17,13 +19,29 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import qr, svd
+from scipy.linalg import eigh
 
 from .cloud import check_labels, check_points, power_of_two
 from .embeddings import Embeddings
+from .scores import one_thread
 from .spanning_tree import SpanningTree, minimum_spanning_tree
+
+
+# %% ../nbs/20a_moments.ipynb #7d3a2e99
+class Spectrum(NamedTuple):
+    """The singular value decomposition of centred features, and where the classes lie in it.
+
+    Decreasing, without directions of no variance; in units of the moments.
+    """
+
+    roots: np.ndarray  # `(q,)` square roots of the eigenvalues of the covariance
+    axes: np.ndarray  # `(q, d)` principal axes as rows
+    # of each class its indicator among the images, centred, along the left singular vectors
+    indicators: np.ndarray  # `(q, k)`
+    outside: np.ndarray  # `(k,)` squared length of what of it lies outside of them
 
 
 # %% ../nbs/20a_moments.ipynb #4c28f9c7
@@ -53,26 +71,43 @@ class ClassMoments:
         "`(k, d)` factor of the scatter between classes."
         return np.sqrt(self.counts)[:, None] * self.means
 
+    @property
+    def variance(self) -> float:
+        "Mean squared distance from the centre: the trace of the covariance."
+        squares = self.variances + (self.means**2).sum(axis=1)
+        return float(self.counts @ squares / self.n)
+
     @cached_property
+    def spectrum(self) -> Spectrum:
+        "The one factorisation that scores share; empty where all points coincide."
+        rows = np.vstack([self.between, self.within]) / np.sqrt(self.n)
+        with one_thread():
+            left, s, axes = np.linalg.svd(rows, full_matrices=False)
+        kept = s > s[0] * max(self.n, len(self.centre)) * np.finfo(np.float64).eps
+        roots, k = np.sqrt(self.counts), len(self.counts)
+        own = np.zeros((len(rows), k))
+        own[:k] = np.diag(roots) - np.outer(roots, self.counts / self.n)
+        along = left[:, kept].T @ own
+        outside = ((own - left[:, kept] @ along) ** 2).sum(axis=0)
+        return Spectrum(s[kept], axes[kept], along, outside)
+
+    @property
     def total(self) -> tuple[np.ndarray, np.ndarray]:
         """Square roots of the eigenvalues of the covariance (divided by n), and the principal axes as rows.
 
         Decreasing, without those that are zero. Raises `ValueError` where all points coincide.
         """
-        rows = np.vstack([self.within, self.between]) / np.sqrt(self.n)
-        _, s, axes = svd(rows, full_matrices=False)
-        if s[0] == 0:
-            raise ValueError(
-                "features must differ between images; found points that all coincide"
-            )
-        kept = s > s[0] * max(self.n, len(self.centre)) * np.finfo(np.float64).eps
-        return s[kept], axes[kept]
+        self.check_distinct()
+        return self.spectrum.roots, self.spectrum.axes
 
     @cached_property
-    def scatter(self) -> tuple[np.ndarray, np.ndarray]:
-        "Eigenvalues of the within-class covariance (divided by n), decreasing, with zeros, and their axes as rows."
-        _, s, axes = svd(self.within / np.sqrt(self.n), full_matrices=False)
-        return s**2, axes
+    def widest(self) -> float:
+        "The largest eigenvalue of the within-class covariance (divided by n)."
+        rows = self.within if len(self.within) < len(self.centre) else self.within.T
+        top = [len(rows) - 1] * 2
+        with one_thread():
+            found = eigh(rows @ rows.T, eigvals_only=True, subset_by_index=top)
+        return float(found[0]) / self.n
 
     def centred(
         self,
@@ -83,9 +118,24 @@ class ClassMoments:
         points -= self.centre
         return points
 
+    def project(
+        self,
+        features,  # `(m, d)`, all of them or some
+        directions: np.ndarray,  # `(q, d)`
+    ) -> np.ndarray:  # `(m, q)`
+        "Products of the features, centred and in units of `unit`, with directions; read in blocks of rows."
+        products = np.empty((len(features), len(directions)))
+        for rows, block in _blocks(features, self.unit):
+            block -= self.centre
+            products[rows] = block @ directions.T
+        return products
+
     def check_distinct(self) -> None:
         "`ValueError` where all points coincide."
-        _ = self.total
+        if self.variance == 0:
+            raise ValueError(
+                "features must differ between images; found points that all coincide"
+            )
 
     def check_pairs(self, name: str) -> None:
         "`ValueError` where a class has one image only."
@@ -97,7 +147,7 @@ class ClassMoments:
 
 # %% ../nbs/20a_moments.ipynb #7cd743d9
 def _blocks(
-    features: np.ndarray,  # `(n, d)`
+    features,  # `(n, d)`
     unit: float,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     "Blocks of rows, and the features of each in float64, in units of `unit`."
@@ -105,7 +155,7 @@ def _blocks(
     size = max(4 * d, 4096)
     for start in range(0, n, size):
         rows = slice(start, start + size)
-        yield rows, features[rows].astype(np.float64) / unit
+        yield rows, np.divide(features[rows], unit, dtype=np.float64)
 
 
 # %% ../nbs/20a_moments.ipynb #518ee68e
@@ -131,7 +181,7 @@ def _without_rounding(
 
 # %% ../nbs/20a_moments.ipynb #b37cecf1
 def _centre_and_means(
-    features: np.ndarray, codes: np.ndarray, counts: np.ndarray, unit: float
+    features, codes: np.ndarray, counts: np.ndarray, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
     "Mean of all images, and class means relative to it."
     n, d = features.shape
@@ -143,33 +193,43 @@ def _centre_and_means(
 
 
 # %% ../nbs/20a_moments.ipynb #4536732d
+def moments_of_rows(
+    points,  # `(n, d)`: an array, or what has its shape and makes rows when it is sliced
+    codes: np.ndarray,  # `(n,)` classes 0..k-1
+    unit: float,  # a power of two that points are divided by
+) -> ClassMoments:
+    "The moments of labelled points in float64, in two passes over blocks of rows; nothing is checked."
+    n, d = points.shape
+    counts = np.bincount(codes)
+    centre, means = _centre_and_means(points, codes, counts, unit)
+    within = np.zeros((0, d))
+    squares = np.zeros(len(counts))
+    fourth = 0.0
+    for rows, block in _blocks(points, unit):
+        block -= centre
+        fourth += (np.einsum("ij,ij->i", block, block) ** 2).sum() / n
+        block -= means[codes[rows]]
+        residuals = _without_rounding(block, n)
+        lengths = np.einsum("ij,ij->i", residuals, residuals)
+        squares += np.bincount(codes[rows], lengths, len(counts))
+        with one_thread():
+            within = np.linalg.qr(np.vstack([within, residuals]), mode="r")
+    variances = squares / counts
+    return ClassMoments(unit, codes, counts, centre, means, within, variances, fourth)
+
+
+# %% ../nbs/20a_moments.ipynb #8e4b3fa0
 def moments_of(
     features,  # `(n, d)`
     labels,  # `(n,)`, of at least 2 classes
 ) -> ClassMoments:
-    """The moments of labelled features in float64, in two passes over blocks of rows.
+    """The moments of labelled features (`moments_of_rows`).
 
     Raises what `check_points` and `check_labels` raise.
     """
     features = check_points(features)
     codes = check_labels(labels, len(features))
-    n, d = features.shape
-    counts = np.bincount(codes)
-    unit = power_of_two(features)
-    centre, means = _centre_and_means(features, codes, counts, unit)
-    within = np.zeros((0, d))
-    squares = np.zeros(len(counts))
-    fourth = 0.0
-    for rows, block in _blocks(features, unit):
-        spread = block - centre
-        residuals = _without_rounding(spread - means[codes[rows]], n)
-        lengths = np.einsum("ij,ij->i", residuals, residuals)
-        squares += np.bincount(codes[rows], lengths, len(counts))
-        fourth += (np.einsum("ij,ij->i", spread, spread) ** 2).sum() / n
-        stacked = np.vstack([within, residuals])
-        within = qr(stacked, mode="r", check_finite=False)[0][:d]
-    variances = squares / counts
-    return ClassMoments(unit, codes, counts, centre, means, within, variances, fourth)
+    return moments_of_rows(features, codes, power_of_two(features))
 
 
 # %% ../nbs/20a_moments.ipynb #a5535e27

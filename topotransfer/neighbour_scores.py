@@ -6,12 +6,18 @@
 __all__ = ["stratified_sample", "parc", "knn", "probe_hits", "linear_probe"]
 
 # %% ../nbs/20g_neighbour_scores.ipynb #12cd0639
-import numpy as np
-from scipy.stats import rankdata
+from typing import NamedTuple
 
-from .cloud import check_count, check_labels
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
+
+from .cloud import check_count, check_labels, power_of_two
 from .embeddings import Embeddings
 from .moments import ClassMoments, class_moments, once_each
+from .precisions import exact_singles, rounding_slack
 from .scores import few_threads, register_score
 
 
@@ -96,11 +102,124 @@ def parc(
     return 100 * float(np.corrcoef(distances, differ)[0, 1])
 
 
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e01
+class _Cloud(NamedTuple):
+    "Features as points about their centre; lengths are in units of `unit * scale`, two powers of two."
+
+    features: np.ndarray  # `(n, d)`
+    unit: float
+    scale: float
+    points: torch.Tensor  # `(n, d)` float32
+    norms: torch.Tensor  # `(n,)` float32, squared lengths of the points
+    tie: float  # squared distances that differ by no more are equal
+
+    def about(self, index, origin: int) -> np.ndarray:  # float64
+        "Some points less one of them."
+        unit = np.float64(self.unit)
+        start = self.features[origin] / unit
+        return (self.features[index] / unit - start) / self.scale
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e02
+def _cloud_about_centre(features: np.ndarray, m: ClassMoments) -> _Cloud:
+    "Features `(n, d)` in single precision, centred and scaled in double precision before."
+    points = np.empty(features.shape, np.float32)
+    for start in range(0, m.n, 1024):
+        rows = slice(start, start + 1024)
+        points[rows] = m.centred(features[rows])
+    scale = power_of_two(points)
+    points /= np.float32(scale)
+    norms = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    tie = 1e-12 * max(norms.max(), 1e-300)
+    norms = torch.from_numpy(norms.astype(np.float32))
+    return _Cloud(features, m.unit, scale, torch.from_numpy(points), norms, tie)
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e04
+def _bounded_voters(
+    cloud: _Cloud,
+    rows: np.ndarray,  # `(m,)` which images
+    k: int,
+) -> tuple[np.ndarray, np.ndarray]:  # `(m, n)` of bool, twice
+    "Which images may be among the k nearest of these rows or tie with the last, and which of them surely are."
+    slack = rounding_slack(cloud.points.shape[1] + 8)
+    own = torch.from_numpy(rows)
+    keep, margin = (1 - slack) * cloud.norms, 2 * slack * cloud.norms
+    with exact_singles():
+        bounds = torch.addmm(keep, cloud.points[own], cloud.points.T, alpha=-2)
+    bounds += keep[own, None]
+    # not its own neighbour
+    bounds[torch.arange(len(own)), own] = torch.inf
+    low = bounds.topk(k, largest=False).values[:, -1:]
+    bounds += margin
+    high = bounds.topk(k, largest=False).values[:, -1:]
+    sure = bounds <= low + cloud.tie - margin[own, None]
+    bounds -= margin
+    maybe = bounds <= high + cloud.tie + margin[own, None]
+    return maybe.numpy(), sure.numpy()
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e06
+def _settle_one(cloud: _Cloud, row: int, maybe: np.ndarray, k: int) -> None:
+    "Leave those that are voters of an image in `maybe`, `(n,)`, which is changed."
+    near = np.flatnonzero(maybe)
+    lengths = np.square(cloud.about(near, row)).sum(axis=1)
+    last = np.partition(lengths, k - 1)[k - 1]
+    maybe[near] = lengths <= last + cloud.tie
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e08
+def _settle_together(
+    cloud: _Cloud,
+    rows: np.ndarray,  # `(r,)` images near to each other
+    maybe: np.ndarray,  # `(r, n)`
+    k: int,
+) -> np.ndarray:  # `(r, n)` of bool
+    "Voters of images out of their candidates, all about the first image."
+    near = maybe.any(axis=0)
+    near[rows] = True
+    near = np.flatnonzero(near)
+    voters = np.zeros_like(maybe)
+    x = torch.from_numpy(cloud.about(near, rows[0]))
+    own = torch.from_numpy(np.searchsorted(near, rows))
+    with few_threads(len(own) * x.numel()):
+        lengths = torch.linalg.vector_norm(x, dim=1).square_()
+        squares = torch.addmm(lengths, x[own], x.T, alpha=-2)
+        squares += lengths[own, None]
+    squares[torch.arange(len(own)), own] = torch.inf
+    last = squares.topk(k, largest=False).values[:, -1:]
+    voters[:, near] = (squares <= last + cloud.tie).numpy()
+    return voters
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e09
+def _voters(
+    cloud: _Cloud,
+    rows: np.ndarray,  # `(m,)` which images
+    k: int,
+    few: int = 64,  # candidates of a row that is settled by itself
+) -> np.ndarray:  # `(m, n)` of bool
+    "Who votes for each of these images: the k nearest, and who ties with the last of them."
+    voters, sure = _bounded_voters(cloud, rows, k)
+    unsettled = (voters != sure).any(axis=1)
+    many = voters.sum(axis=1) > few
+    for i in np.flatnonzero(unsettled & ~many):
+        _settle_one(cloud, rows[i], voters[i], k)
+    left = np.flatnonzero(unsettled & many)
+    while len(left):
+        near = voters[left[0], rows[left]]
+        near[0] = True
+        some = left[near]
+        voters[some] = _settle_together(cloud, rows[some], voters[some], k)
+        left = left[~near]
+    return voters
+
+
 # %% ../nbs/20g_neighbour_scores.ipynb #928b8038
 @register_score(
     reference="leave-one-out nearest neighbours, as in Bolya, Mittapalli, Hoffman 2021, "
     "section 5; ties shared",
-    cost="n² d",
+    cost="n² d in float32; memory n d",
 )
 def knn(
     embeddings: Embeddings,
@@ -111,34 +230,112 @@ def knn(
     A class of one image can't be found and counts as wrong.
     """
     m = class_moments(embeddings)
-    points = m.centred(embeddings.features)
-    k = min(neighbours, m.n - 1)
-    lengths = np.einsum("ij,ij->i", points, points)
-    # distances that differ by rounding are equal
-    tie = 1e-12 * max(lengths.max(), 1e-300)
+    k = min(check_count(neighbours, "neighbours", 1), m.n - 1)
+    cloud = _cloud_about_centre(embeddings.features, m)
+    order = np.argsort(m.codes, kind="stable")
+    step = min(1024, max(16, 2**25 // m.n))
+    classes = len(m.counts)
     hits = 0.0
-    for start in range(0, m.n, 256):
-        rows = np.arange(start, min(start + 256, m.n))
-        distances = lengths[rows, None] - 2 * points[rows] @ points.T + lengths
-        distances[np.arange(len(rows)), rows] = np.inf  # not its own neighbour
-        last = np.partition(distances, k - 1, axis=1)[:, k - 1 : k]
-        image, voter = np.nonzero(distances <= last + tie)
-        votes = np.zeros((len(rows), len(m.counts)))
-        np.add.at(votes, (image, m.codes[voter]), 1)
+    for start in range(0, m.n, step):
+        rows = order[start : start + step]
+        voters = np.flatnonzero(_voters(cloud, rows, k))
+        image, voter = np.divmod(voters, m.n)
+        pairs = image * classes + m.codes[voter]
+        votes = np.bincount(pairs, minlength=len(rows) * classes).reshape(-1, classes)
         winners = votes == votes.max(axis=1, keepdims=True)
         own = winners[np.arange(len(rows)), m.codes[rows]]
         hits += (own / winners.sum(axis=1)).sum()
     return 100 * float(hits) / m.n
 
 
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e18
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    "By NumPy in double precision, where products are small and it begins sooner; else by torch, on several threads."
+    if a.dtype == torch.float64:
+        return torch.from_numpy(a.numpy() @ b.numpy())
+    with exact_singles():
+        return a @ b
+
+
 # %% ../nbs/20g_neighbour_scores.ipynb #625b311e
-def _out_of_fold_hits(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _loss_and_gradient(
+    w: np.ndarray,  # `((d + 1) c,)` weights, then biases; the classes run fastest
+    x: torch.Tensor,  # `(n, d)`
+    codes: torch.Tensor,  # `(n,)` classes 0..k-1
+    c: int,  # classes with weights: k, or 1 where there are two
+) -> tuple[float, np.ndarray]:
+    "Mean log loss plus the squared weights over 2n, and its gradient; products are in the precision of x."
+    n, d = x.shape
+    weights = torch.from_numpy(w).reshape(d + 1, c)
+    single = weights.to(x.dtype)
+    scores = _product(x, single[:d]).double().add_(weights[d])
+    if c == 1:
+        scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
+    scores = torch.log_softmax(scores, dim=1)
+    true = torch.arange(n), codes
+    square = float(weights[:d].square().sum())
+    loss = square / 2 / n - float(scores[true].sum()) / n
+    residual = scores.exp_()
+    residual[true] -= 1
+    residual = residual[:, -c:]
+    gradient = torch.empty_like(weights)
+    gradient[:d] = _product(x.T, residual.to(x.dtype)).double() + weights[:d]
+    gradient[d] = residual.sum(dim=0)
+    return loss, (gradient / n).numpy().ravel()
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e10
+def _fitted_probe(
+    x: torch.Tensor,  # `(n, d)` standardised
+    codes: np.ndarray,  # `(n,)` classes 0..k-1, each of them at least once
+) -> tuple[np.ndarray, np.ndarray]:  # `(d, c)` weights, `(c,)` biases
+    "Multinomial logistic regression with C = 1, by L-BFGS from 0 as in scikit-learn; of two classes the second's."
+    n, d = x.shape
+    k = codes.max() + 1
+    c = k if k > 2 else 1
+    found = minimize(
+        _loss_and_gradient,
+        np.zeros((d + 1) * c),
+        args=(x, torch.from_numpy(codes), c),
+        method="L-BFGS-B",
+        jac=True,
+        # scikit-learn's
+        options=dict(maxiter=1000, maxls=50, gtol=1e-4, ftol=64 * 2.0**-52),
+    )
+    weights = found.x.reshape(d + 1, c)
+    return weights[:d], weights[d]
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e11
+def _fold_hits(
+    features: np.ndarray,  # `(n, d)`
+    codes: np.ndarray,  # `(n,)`
+    train: np.ndarray,  # which images are trained on
+    test: np.ndarray,  # which ones are classified
+    dtype: torch.dtype,  # of the products
+) -> np.ndarray:  # `(len(test),)` of bool
+    "Which images a probe classifies right; features are standardised by what it is trained on."
+    from sklearn.preprocessing import StandardScaler
+
+    # else tiny features look constant to the scaler
+    unit = np.float64(power_of_two(features))
+    scaler = StandardScaler(copy=False)
+    x = torch.from_numpy(scaler.fit_transform(features[train] / unit)).to(dtype)
+    weights, biases = _fitted_probe(x, codes[train])
+    scores = scaler.transform(features[test] / unit) @ weights + biases
+    found = scores.argmax(axis=1) if len(biases) > 1 else scores[:, 0] > 0
+    return found == codes[test]
+
+
+# %% ../nbs/20g_neighbour_scores.ipynb #a51c3e12
+def _out_of_fold_hits(
+    features: np.ndarray,
+    labels: np.ndarray,
+    double: float = 1e9,  # multiplications of a product; larger ones are in float32
+) -> np.ndarray:
     "`probe_hits` of features and labels."
     # here, since scikit-learn takes a second to load
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import StratifiedKFold
 
     codes = check_labels(labels, len(features))
     folds = min(5, np.bincount(codes).min())
@@ -146,13 +343,15 @@ def _out_of_fold_hits(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             "linear_probe needs at least 2 images of each class; found a class of 1"
         )
-    features = features.astype(np.float64)
-    # else tiny features look constant to the scaler
-    features = features / (np.abs(features).max() or 1.0)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    work = features.size * (codes.max() + 1)
+    dtype = torch.float64 if work < double else torch.float32
+    hits = np.empty(len(codes), bool)
     splits = StratifiedKFold(folds, shuffle=True, random_state=0)
-    with few_threads(features.size * (codes.max() + 1)):
-        return cross_val_predict(probe, features, codes, cv=splits) == codes
+    # the optimiser's vectors are short for several threads, torch's products aren't
+    with few_threads(work), threadpool_limits(1, "blas"):
+        for train, test in splits.split(codes, codes):
+            hits[test] = _fold_hits(features, codes, train, test, dtype)
+    return hits
 
 
 # %% ../nbs/20g_neighbour_scores.ipynb #3b1f0a52
@@ -171,7 +370,7 @@ def probe_hits(embeddings: Embeddings) -> np.ndarray:  # `(n,)` of bool
 @register_score(
     kind="truth",
     reference="scikit-learn's LogisticRegression on standardised features, 5 stratified folds",
-    cost="L-BFGS: n d k per step",
+    cost="n d k per step of L-BFGS, five times; memory n d",
 )
 def linear_probe(embeddings: Embeddings) -> float:
     "Share of `probe_hits` in percent: cross-validated accuracy of logistic regression on the frozen features."

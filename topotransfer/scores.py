@@ -20,6 +20,7 @@ __all__ = [
     "random_clouds",
     "plot_along_path",
     "few_threads",
+    "one_thread",
     "compute_score",
     "compute_scores",
     "HardCase",
@@ -29,11 +30,12 @@ __all__ = [
 
 # %% ../nbs/20_scores.ipynb #b13c9ce5
 import importlib
+import sys
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -245,8 +247,9 @@ def plot_along_path(
 SMALL = 10**10  # multiplications: products of fewer run on one thread
 
 
-@cache
-def _threads() -> ThreadpoolController:
+@lru_cache(maxsize=1)
+def _threads(modules: int) -> ThreadpoolController:
+    "The pools of threads of all libraries, looked for again when more modules are loaded."
     return ThreadpoolController()
 
 
@@ -254,7 +257,14 @@ def few_threads(
     multiplications: float,  # of the largest product
 ):
     "A context in which BLAS and OpenMP have one thread for fewer than `SMALL` multiplications, else as many as before."
-    return _threads().limit(limits=1 if multiplications < SMALL else None)
+    threads = _threads(len(sys.modules))
+    return threads.limit(limits=1 if multiplications < SMALL else None)
+
+
+# %% ../nbs/20_scores.ipynb #6c2f1d88
+def one_thread():
+    "A context in which BLAS and OpenMP have one thread: for factorisations of matrices."
+    return few_threads(0)
 
 
 # %% ../nbs/20_scores.ipynb #69a9da05

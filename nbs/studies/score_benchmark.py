@@ -1,18 +1,21 @@
-"""Time each score at 1,000, 10,000 and 50,000 images.
+"""Measure scores: `score_benchmark.py [--n N ...] [--only TEXT] [--limit SECONDS]`.
 
-`score_benchmark.py [--limit SECONDS] [--budget SECONDS] [--n N ...]`: what is in
-score_benchmark.csv already is left alone. A measurement is given up after the limit
-(60), no new one is begun after the budget. Our scores are timed after the moments that
-they share, which have a row of their own.
+Each measurement runs in a process of its own and adds one row to `score_benchmark.csv`
+beside this file; what stands there already is skipped, so a run that was cut off goes
+on. A measurement is given up after the limit. `--neighbour` measures all scores of one
+model beside a busy process instead, and writes `busy_neighbour.csv` anew.
 """
 
 import argparse
 import csv
-import gc
-import platform
+import json
+import os
 import resource
-import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +24,16 @@ SIZES = (1_000, 10_000, 50_000)
 FEATURES = 2_048
 CLASSES = 100
 TABLE = Path(__file__).with_suffix(".csv")
+NEIGHBOUR = Path(__file__).with_name("busy_neighbour.csv")
 COLUMNS = [
     "implementation",
     "score",
     "n",
-    "d",
-    "classes",
     "status",
     "seconds",
+    "first_seconds",
+    "peak_mib",
     "value",
-    "peak_mb",
     "limit",
     "note",
     "machine",
@@ -38,14 +41,15 @@ COLUMNS = [
 ]
 
 
-def embeddings_of(n):
+# ---- the cloud
+def embeddings_of(n, d=FEATURES, k=CLASSES):
     "Class means with noise, float32, with logits of 1,000 source classes."
     from topotransfer.embeddings import EmbeddingKey, Embeddings
 
     rng = np.random.default_rng(0)
-    labels = np.arange(n) % CLASSES
-    features = rng.standard_normal((n, FEATURES), dtype=np.float32)
-    features += 0.3 * rng.standard_normal((CLASSES, FEATURES), dtype=np.float32)[labels]
+    labels = np.arange(n) % k
+    features = rng.standard_normal((n, d), dtype=np.float32)
+    features += 0.3 * rng.standard_normal((k, d), dtype=np.float32)[labels]
     logits = rng.standard_normal((n, 1_000), dtype=np.float32)
     logits[np.arange(n), labels] += 3
     return Embeddings(
@@ -58,6 +62,7 @@ def embeddings_of(n):
     )
 
 
+# ---- published formulas
 def singular_values(x):
     "Left singular vectors and singular values, by x.T @ x where that is smaller."
     n, d = x.shape
@@ -129,56 +134,72 @@ def tllib_leep(p, y):
     return np.log(((joint / joint.sum(axis=0))[y] * p).sum(axis=1)).mean()
 
 
-SLOW = ("pr_target", "pr_pieces", "knn", "nleep", "linear_probe")
+def sklearn_knn(x, y):
+    "Leave-one-out accuracy of five nearest neighbours by scikit-learn, in percent."
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(x)
+    votes = y[index.kneighbors(return_distance=False)]
+    winners = [np.bincount(row).argmax() for row in votes]
+    return 100 * np.mean(winners == y)
 
 
-PUBLISHED = [
-    ("tllib", "leep"),
-    ("thuml", "logme"),
-    ("tllib", "h_score_plain"),
-    ("tllib", "transrate_uniform"),
-]
+def sklearn_probe(x, y):
+    "Cross-validated accuracy of scikit-learn's logistic regression, in percent."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return 100 * np.mean(cross_val_predict(probe, x, y, cv=folds) == y)
 
 
-def quick_scores():
-    "Our scores, without those that cost nothing and the slow ones."
+PUBLISHED = {
+    ("tllib", "leep"): tllib_leep,
+    ("thuml", "logme"): thuml_logme,
+    ("tllib", "h_score_plain"): tllib_h_score,
+    ("tllib", "transrate_uniform"): tllib_transrate,
+    ("scikit-learn", "knn"): sklearn_knn,
+    ("scikit-learn", "linear_probe"): sklearn_probe,
+}
+
+
+# ---- what is measured
+def computed_scores():
+    "The default scores that are computed of features or logits."
     from topotransfer.ranking import default_scores
     from topotransfer.scores import registered
 
-    found = [registered(name) for name in default_scores() if name not in SLOW]
-    return [s.name for s in found if s.kind != "baseline" and "source" not in s.needs]
+    found = [registered(name) for name in default_scores()]
+    seen = {"labels", "logits"}
+    return [s.name for s in found if s.needs & seen and "source" not in s.needs]
 
 
 def tasks():
-    "Every (implementation, score) there is to measure; the slow ones last."
-    quick = ["class_moments", *quick_scores(), "h_score_plain", "transrate_uniform"]
-    ours = [("topotransfer", name) for name in quick]
-    return ours + PUBLISHED + [("topotransfer", name) for name in SLOW]
+    "Every (implementation, score): all default scores, and what published ones mirror."
+    names = ["class_moments", *computed_scores(), "h_score_plain", "transrate_uniform"]
+    return [("topotransfer", name) for name in names] + list(PUBLISHED)
 
 
-def published(score, embeddings):
-    "The value of a published formula, on float64 features, as published code takes."
+def published(implementation, score, embeddings):
+    "The value of a published formula, on float64 as published code takes it."
     from scipy.special import softmax
 
-    y = embeddings.labels
+    formula = PUBLISHED[implementation, score]
     if score == "leep":
-        return tllib_leep(softmax(embeddings.logits.astype(np.float64), axis=1), y)
-    formulas = dict(
-        logme=thuml_logme,
-        h_score_plain=tllib_h_score,
-        transrate_uniform=tllib_transrate,
-    )
-    return formulas[score](embeddings.features.astype(np.float64), y)
+        p = softmax(embeddings.logits.astype(np.float64), axis=1)
+        return formula(p, embeddings.labels)
+    return formula(embeddings.features.astype(np.float64), embeddings.labels)
 
 
-def compute(implementation, score, embeddings):
-    "One value."
+def ours(score, embeddings):
+    "A value of this package."
     from topotransfer import class_scores, evidence_scores, moments, scores
 
-    if implementation != "topotransfer":
-        return published(score, embeddings)
     if score == "class_moments":
-        return moments.class_moments(embeddings).total[0][0]
+        return moments.class_moments(embeddings).spectrum.roots[0]
     if score == "h_score_plain":
         return class_scores.h_score(embeddings, shrunk=False)
     if score == "transrate_uniform":
@@ -189,55 +210,119 @@ def compute(implementation, score, embeddings):
     return found
 
 
-def peak_mb():
-    "The high-water mark of the process's memory."
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = next(line for line in lines if line.startswith("VmHWM"))
-    return round(int(peak.split()[1]) / 1e3)
-
-
-def measure(implementation, score, embeddings, limit):
-    "One row: status, seconds, value, peak memory in MB while it ran."
-
-    def give_up(*_):
-        raise TimeoutError
-
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(int(limit))
+def timed(function, *arguments):
     start = time.perf_counter()
-    row = dict(status="ok", note="")
+    result = function(*arguments)
+    return time.perf_counter() - start, result
+
+
+def status(word):
+    "A number of bytes that the kernel reports of this process."
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(x for x in lines if x.startswith(word)).split()[1])
+
+
+def measured(implementation, score, embeddings):
+    "Seconds of a score that is asked first, and where what is shared is there; value."
+    from topotransfer.moments import class_moments
+
+    if implementation != "topotransfer":
+        seconds, value = timed(published, implementation, score, embeddings)
+        return seconds, seconds, value
+    first, value = timed(ours, score, embeddings)
+    if score == "class_moments" or timed(class_moments, embeddings)[0] > 0.01:
+        return first, first, value  # it shares nothing with other scores
+    again = replace(embeddings)
+    ours("class_moments", again)
+    return first, timed(ours, score, again)[0], value
+
+
+def measure(implementation, score, n):
+    "One row. Libraries are loaded and have been called before the clock starts."
     try:
-        row["value"] = float(compute(implementation, score, embeddings))
-        row["seconds"] = round(time.perf_counter() - start, 3)
-    except TimeoutError:
-        row = dict(status="timeout", note="")
+        for embeddings in (embeddings_of(200, 32, 4), embeddings_of(n)):
+            # the peak starts from here, with the input in memory
+            Path("/proc/self/clear_refs").write_text("5")
+            before = status("VmRSS")
+            first, seconds, value = measured(implementation, score, embeddings)
     except (MemoryError, ValueError) as error:
         note = f"{type(error).__name__}: {error}"[:120]
-        row = dict(status="out of reach", note=note)
+        refused = isinstance(error, ValueError)
+        row = dict(status="refused" if refused else "out of memory", note=note)
+    else:
+        times = dict(seconds=round(seconds, 3), first_seconds=round(first, 3))
+        row = dict(status="ok", value=float(value)) | times
+    peak = round((status("VmHWM") - before) / 2**20)
+    return row | dict(peak_mib=peak)
+
+
+# ---- beside a neighbour
+def all_scores(n, d, k):
+    "Seconds and processor seconds of all scores of one model, one after the other."
+    names = computed_scores()
+    for e in (embeddings_of(200, 32, 4), embeddings_of(n, d, k)):
+        processor = time.process_time()
+        seconds, _ = timed(list, map(found, names, [e] * len(names)))
+        processor = time.process_time() - processor
+    return dict(seconds=seconds, processor=processor, scores=len(names))
+
+
+def found(name, embeddings):
+    "A score's value, or the exception that says why there is none."
+    from topotransfer.scores import compute_scores
+
+    return compute_scores(name, [embeddings])[0]
+
+
+@contextmanager
+def busy_core():
+    "Something else runs on core 1."
+    loop = ["taskset", "-c", "1", sys.executable, "-c", "while True: pass"]
+    neighbour = subprocess.Popen(loop)
+    try:
+        yield
     finally:
-        signal.alarm(0)
-    return row | dict(peak_mb=peak_mb())
+        neighbour.kill()
+        neighbour.wait()
+
+
+def beside_a_neighbour(repeats=3, size=(3_000, 1_024, 20)):
+    "The fastest of some runs in each of three settings, in turns."
+    command = [sys.executable, __file__, "--one", json.dumps(["all", *size])]
+    settings = {
+        "two cores": (command, nullcontext),
+        "one core": (["taskset", "-c", "0", *command], nullcontext),
+        "two cores, one of them busy": (command, busy_core),
+    }
+    rows = {name: [] for name in settings}
+    for _ in range(repeats):
+        for name, (words, around) in settings.items():
+            with around():
+                out = subprocess.run(words, capture_output=True, text=True, check=True)
+            rows[name].append(json.loads(out.stdout.splitlines()[-1]))
+            print(name, rows[name][-1], flush=True)
+    with NEIGHBOUR.open("w", newline="") as file:
+        columns = ["setting", "seconds", "processor", "scores", *"ndk", "machine"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for name, runs in rows.items():
+            row = {key: min(run[key] for run in runs) for key in runs[0]}
+            row |= dict(zip("ndk", size), setting=name, machine=machine()[0])
+            writer.writerow(row)
 
 
 def machine():
-    "Processor, threads; versions of what computes."
-    import scipy
-    import sklearn
+    "Processor and cores; versions of what computes."
+    from importlib.metadata import version
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line for line in lines if line.startswith("model name")]
-    names = {line.split(":", 1)[1].strip() for line in models}
-    libraries = [
-        f"Python {platform.python_version()}",
-        f"numpy {np.__version__}",
-        f"scipy {scipy.__version__}",
-        f"scikit-learn {sklearn.__version__}",
-    ]
-    return f"{' '.join(names)}, 1 thread", ", ".join(libraries)
+    names = {x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")}
+    names = f"{' '.join(names)}, {os.cpu_count()} cores"
+    libraries = ("numpy", "scipy", "scikit-learn", "torch")
+    return names, ", ".join(f"{name} {version(name)}" for name in libraries)
 
 
+# ---- the run
 def done():
     "What is in the table already; an empty table is begun where there is none."
     if not TABLE.exists():
@@ -250,40 +335,60 @@ def done():
 def write(row):
     "Append a row to the table, and say what was measured."
     with TABLE.open("a", newline="") as file:
-        csv.DictWriter(file, COLUMNS).writerow(row)
-    shown = ("implementation", "score", "n", "status", "seconds", "peak_mb", "note")
-    print(*(row.get(column) for column in shown), flush=True)
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
+    shown = COLUMNS[:7] + ["note"]
+    print(*(row.get(column, "") for column in shown), flush=True)
 
 
-def measure_all(n, todo, limit, stop):
-    "Measure (implementation, score) pairs at n images until `stop`, a time."
-    embeddings = embeddings_of(n)
-    cpu, libraries = machine()
-    # done in an earlier run
-    if todo[0][1] != "class_moments":
-        compute("topotransfer", "class_moments", embeddings)
-    for implementation, score in todo:
-        if time.perf_counter() > stop:
-            return
-        row = dict(implementation=implementation, score=score, n=n, d=FEATURES)
-        row |= dict(classes=CLASSES, limit=limit, machine=cpu, libraries=libraries)
-        write(row | measure(implementation, score, embeddings, limit))
+def measure_apart(task, limit):
+    "The row of a measurement in a process of its own."
+    command = [sys.executable, __file__, "--one", json.dumps(task)]
+    # making the data takes a while as well
+    patience = limit + 60
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=patience)
+    except subprocess.TimeoutExpired:
+        return dict(status="timeout")
+    if out.returncode:
+        last = out.stderr.strip().splitlines()[-1:] or [f"exit {out.returncode}"]
+        return dict(status="failed", note=last[0][:120])
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def parsed():
+    "The options of the command line."
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, nargs="*", default=SIZES)
+    parser.add_argument(
+        "--only",
+        default="",
+        help="measure what has this text in its 'implementation score n'",
+    )
+    parser.add_argument("--limit", type=float, default=300, help="in seconds")
+    parser.add_argument("--neighbour", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=float, default=60)
-    parser.add_argument("--budget", type=float, default=float("inf"))
-    parser.add_argument("--n", type=int, nargs="*", default=SIZES)
-    options = parser.parse_args()
-    stop = time.perf_counter() + options.budget
-    # 4 GB and what libraries reserve
-    resource.setrlimit(resource.RLIMIT_DATA, (5 * 10**9,) * 2)
+    options = parsed()
+    # a mistake must not take the machine with it
+    resource.setrlimit(resource.RLIMIT_DATA, (12 * 2**30,) * 2)
+    if options.one:
+        what, *size = json.loads(options.one)
+        row = all_scores(*size) if what == "all" else measure(what, *size)
+        return print(json.dumps(row))
+    if options.neighbour:
+        return beside_a_neighbour()
+    cpu, libraries = machine()
     known = done()
     for n in options.n:
-        todo = [task for task in tasks() if (*task, n) not in known]
-        if todo and time.perf_counter() <= stop:
-            measure_all(n, todo, options.limit, stop)
+        for task in [(*task, n) for task in tasks()]:
+            if task in known or options.only not in " ".join(map(str, task)):
+                continue
+            row = dict(zip(COLUMNS, task), limit=options.limit)
+            row |= dict(machine=cpu, libraries=libraries)
+            write(row | measure_apart(task, options.limit))
 
 
 if __name__ == "__main__":

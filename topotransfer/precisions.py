@@ -118,19 +118,26 @@ class Block(NamedTuple):
         return float((4 * self.errors.max()) ** 2 + 8 * self.margins.max())
 
 
+# %% ../nbs/04a_precisions.ipynb #a9c3e001
+def _rounded(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    "Numbers in a type; what is below its smallest normal number, in float16, is 0."
+    rounded = numbers.to(dtype)
+    if dtype == torch.float16:
+        rounded[rounded.abs() < torch.finfo(dtype).tiny] = 0
+    return rounded
+
+
 # %% ../nbs/04a_precisions.ipynb #b364cee0
 def _rounded_parts(
     values: torch.Tensor, precision: Precision
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     "The numbers that stand for coordinates, and their sum in the type of the values."
-    parts, total = [], torch.zeros((), dtype=values.dtype, device=values.device)
-    for _ in range(precision.parts):
-        part = (values - total if parts else values).to(precision.dtype)
-        if precision.dtype == torch.float16:
-            part[part.abs() < torch.finfo(torch.float16).tiny] = 0
-        parts.append(part)
-        total = total + part.to(values.dtype) if parts[1:] else part.to(values.dtype)
-    return parts, total
+    first = _rounded(values, precision.dtype)
+    total = first.to(values.dtype)
+    if precision.parts == 1:
+        return [first], total
+    second = _rounded(values - total, precision.dtype)
+    return [first, second], total + second.to(values.dtype)
 
 
 # %% ../nbs/04a_precisions.ipynb #e3782ccf
@@ -152,9 +159,7 @@ def _write_ends(factors: torch.Tensor, halves: torch.Tensor, ends: int) -> torch
     first = factors.shape[1] - 2 * ends
     left = halves.clone()
     for column in range(first, first + ends):
-        part = left.to(factors.dtype)
-        if factors.dtype == torch.float16:
-            part[part.abs() < torch.finfo(torch.float16).tiny] = 0
+        part = _rounded(left, factors.dtype)
         factors[:, column] = part
         left -= part
     factors[:, first + ends :] = 1

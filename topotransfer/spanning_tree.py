@@ -154,16 +154,12 @@ def _nearest_pivots(
     blocks: Iterable[Block],  # all points, in their order
     chosen: Block,  # the pivots, in the same frame
     space: Workspace,
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # half squared distances `(n,)`, places of pivots `(n,)`
+) -> tuple[np.ndarray, np.ndarray]:  # half squares `(n,)`, places of pivots `(n,)`
     "What a product says of the distance to the nearest pivot, and that pivot, for every point."
     right = right_factors(chosen, space)
     found = [half_squares(a, chosen, space, right).min(1) for a in blocks]
-    nearest = torch.cat([part.values for part in found]).double()
-    return nearest.cpu().numpy(), torch.cat(
-        [part.indices for part in found]
-    ).cpu().numpy()
+    nearest, places = (torch.cat(part).cpu() for part in zip(*found))
+    return nearest.double().numpy(), places.numpy()
 
 
 # %% ../nbs/04b_spanning_tree.ipynb #74c212db

@@ -34,6 +34,7 @@ from .datasets import ImageSet, animals, image_folder, image_table
 from .embeddings import Store
 from .evaluation import evaluate
 from .naming import chosen, name_zoo, zoo_table
+from .poster_scores import poster_scores, poster_targets
 from .ranking import Ranking, rank
 from .reproduction import reproduce_poster
 from .rows import is_store, prune_store, store_table, verify_store
@@ -175,13 +176,18 @@ def _source_options(command: argparse.ArgumentParser) -> None:
 
 # %% ../nbs/31_cli.ipynb #4f58a0eb
 def _reproduce_options(command: argparse.ArgumentParser) -> None:
-    "What to reproduce, and where ImageNet lies."
+    "What to reproduce, and where ImageNet and the target datasets lie."
     add = command.add_argument
-    words = "poster: PR of ten torchvision models on ImageNet's validation images, "
-    held = "held against the poster's ranking"
+    words = "poster: with --imagenet, PR of ten torchvision models on ImageNet's "
+    words += "validation images, held against the poster's ranking; with --targets, "
+    held = "today's scores on its target datasets, held against its table of scores"
     add("what", choices=["poster"], help=words + held)
     words = "holds val/, one folder of images per class"
-    add("--imagenet", metavar="DIR", required=True, help=words)
+    add("--imagenet", metavar="DIR", help=words)
+    words = "holds the poster's target datasets, as many of the nine as you have"
+    add("--targets", metavar="DIR", help=words)
+    words = "let torchvision download targets that are missing, one of them 39 GB"
+    add("--download", action="store_true", help=words)
     words = "images of each class, for a quick look (default: all)"
     add("--limit", type=int, metavar="N", help=words)
     words = "only these of the ten, named as for rank; repeatable (default: all ten)"
@@ -476,10 +482,23 @@ def run_source_pr(options: argparse.Namespace) -> None:
 
 # %% ../nbs/31_cli.ipynb #c86035f2
 def run_reproduce(options: argparse.Namespace) -> None:
-    "Compute PR of the poster's models on ImageNet and print what comes out, the verdict last."
+    """Print what comes out of PR on ImageNet, then of all scores on the target datasets, each with its verdict last.
+
+    `ValueError` where neither folder is named.
+    """
     zoo = options.model and name_zoo(options.model)
-    place, limit, store = options.imagenet, options.limit, options.store
-    print(reproduce_poster(place, zoo, limit, store, **_running(options)))
+    imagenet, targets = options.imagenet, options.targets
+    limit, store, running = options.limit, options.store, _running(options)
+    if imagenet is None and targets is None:
+        words = "reproduce poster takes --imagenet DIR, --targets DIR or both"
+        raise ValueError(f"{words}; found neither")
+    if imagenet is not None:
+        if targets is not None:
+            poster_targets(targets, limit, options.download)  # a slip ends it now
+        print(reproduce_poster(imagenet, zoo, limit, store, **running))
+    if targets is not None:
+        running["download"] = options.download
+        print(poster_scores(targets, zoo, limit, store, **running))
 
 
 # %% ../nbs/31_cli.ipynb #0e5e028b

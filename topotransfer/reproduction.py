@@ -14,7 +14,6 @@ __all__ = [
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from itertools import combinations
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from .persistence import h0_persistence
 from .published import published, published_benchmark
 from .ratio import PersistenceRatio, ratio_of_bars
 from .source_ratios import add_source_pr
-from .titled_table import TitledTable
+from .titled_table import OneTable, TitledTables
 from .zoo import ModelSpec, poster_zoo
 
 
@@ -50,19 +49,9 @@ def poster_rankings() -> list[tuple]:  # two rankings, best model first
     return list(_rankings())
 
 
-# %% ../nbs/24_reproduction.ipynb #751cbf2e
-@dataclass(frozen=True, eq=False, repr=False)
-class _Part(TitledTable):
-    "One of the tables of a reproduction."
-
-    _title: str
-    _formatted: pd.DataFrame
-    _notes: tuple[str, ...] = ()
-
-
 # %% ../nbs/24_reproduction.ipynb #d3ba525f
 @dataclass(frozen=True, eq=False, repr=False)
-class Reproduction:
+class Reproduction(TitledTables):
     """PR of the poster's models on ImageNet images, and what that means for the poster's ranking.
 
     `table` has one row per model, best PR first; `distances` the pairs ordered differently than in each possible
@@ -81,7 +70,7 @@ class Reproduction:
         return tuple(self.table.index)
 
     @property
-    def _parts(self) -> list[_Part]:
+    def _parts(self) -> list[OneTable]:
         "The tables, each with its title."
         found = f"PR on {self.images}, best first"
         away = "pairs of models in another order than in the two rankings that the poster allows"
@@ -89,21 +78,13 @@ class Reproduction:
             "Kendall's tau-b of this order with the accuracies, beside the poster's"
         )
         titled = {found: self.table, away: self.distances, beside: self.taus}
-        return [_Part(t, x.round(4)) for t, x in titled.items() if x is not None]
+        return [OneTable(t, x.round(4)) for t, x in titled.items() if x is not None]
 
     @property
     def _notes(self) -> list[str]:
         "Models that failed, and the verdict."
         failed = [f"failed: {model}: {why}" for model, why in self.failures.items()]
         return [*failed, self.verdict]
-
-    def __repr__(self):
-        parts = [f"{part!r}\n" for part in self._parts]
-        return "\n".join([*parts, *self._notes])
-
-    def _repr_html_(self):
-        parts = [part._repr_html_() for part in self._parts]
-        return "".join([*parts, *(f"<p>{escape(note)}</p>" for note in self._notes)])
 
 
 # %% ../nbs/24_reproduction.ipynb #bdf921db

@@ -9,13 +9,17 @@ __all__ = [
     "small_zoo_scores",
     "mean_accuracies",
     "fine_tuned_accuracy",
+    "small_zoo_benchmark",
     "noise_ceiling",
 ]
 
 # %% ../nbs/23c_small_zoo_truth.ipynb #8db2b3c2
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
+from .small_nets import small_zoo_cards
 from .small_zoo import DATA
 
 
@@ -81,6 +85,51 @@ def fine_tuned_accuracy(
         raise ValueError(f"target must be one of {known}; found {target!r}")
     of_target = truth[truth.target == target]
     return of_target.groupby("model").accuracy.mean().rename("fine_tuned")
+
+
+# %% ../nbs/23c_small_zoo_truth.ipynb #c23b0002
+_OF_SOURCE = {
+    "pr": "pr",
+    "pr_labelled": "pr_labelled",
+    "pr_whole": "pr_whole",
+    "pr_held_out": "pr_held_out",
+    "nc1": "source_nc1",
+    "source_accuracy": "source_accuracy",
+}
+_NO_SCORES = ["series", "source", "target", "pr_pieces", "imagenet_top1"]
+
+
+def small_zoo_benchmark(
+    networks: Iterable[str],  # names of networks of one or both sources
+) -> dict[
+    str, dict[str, pd.DataFrame]
+]:  # source: target: networks by `accuracy`, scores and facts
+    """Scores, static facts and fine-tuned accuracy (mean over seeds) of small networks, by source and target.
+
+    `ValueError` for no network and for unknown ones. Columns without a value are left out.
+    """
+    networks, cards = list(networks), small_zoo_cards()
+    unknown = [name for name in networks if name not in cards.index]
+    if unknown or not networks:
+        raise ValueError(
+            f"networks must be names of the small zoo; found {unknown or 'none'}"
+        )
+    of_source = cards[list(_OF_SOURCE)].rename(columns=_OF_SOURCE)
+    scores = small_zoo_scores().rename(columns=dict(linear_probe="target_probe"))
+    accuracies = small_zoo_truth().groupby(["target", "model"]).accuracy.mean()
+    found = {}
+    for source, names in (
+        cards.loc[networks].groupby("source", sort=False).groups.items()
+    ):
+        found[source] = {}
+        for target, part in scores[scores.source == source].groupby(
+            "target", sort=False
+        ):
+            table = part.set_index("model").loc[list(names)]
+            table = table.drop(columns=_NO_SCORES, errors="ignore")
+            table = table.dropna(axis=1, how="all").join(of_source)
+            found[source][target] = table.assign(accuracy=accuracies[target])
+    return found
 
 
 # %% ../nbs/23c_small_zoo_truth.ipynb #acfa5dee

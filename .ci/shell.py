@@ -8,12 +8,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def call(*command, cwd=ROOT):
-    """Run a command in a clean environment: running notebooks leaves variables behind.
+    """What a command prints, run in a clean environment: running notebooks leaves variables behind.
 
-    `CalledProcessError` holds what it printed.
+    Where it fails, `CalledProcessError` holds what it printed.
     """
     env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "PYTHONPATH")}
-    subprocess.run(
+    done = subprocess.run(
         command,
         cwd=cwd,
         env=env,
@@ -22,3 +22,4 @@ def call(*command, cwd=ROOT):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    return done.stdout

@@ -9,6 +9,12 @@ from typing import NamedTuple
 
 from cells import source_of
 
+UNUSED = {
+    "_modidx.py",
+    "styles.css",
+    "sidebar.yml",
+    "_quarto.yml",
+}  # by any page that runs
 TOOLS = {"settings.ini", "setup.py", "pyproject.toml", "Makefile"}
 
 # A name of this package where code imports or runs it, or names it in a string: topotransfer.x,
@@ -92,7 +98,7 @@ def reached_by(path, root, uses):
     package, book = root / "topotransfer", root / "nbs"
     if path in uses:
         return {path}
-    if path.suffix == ".ipynb" or path.name in ("_modidx.py", "styles.css"):
+    if path.suffix == ".ipynb" or path.name in UNUSED:
         return set()  # a page that is gone or not a test
     if path.name == "__init__.py":
         return set(uses)

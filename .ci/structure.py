@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cells import cells_of, is_exported, source_of
+from docstrings import undocumented
+from release import disagreement, read
 from shell import ROOT
 
 LONGEST_BODY = 25  # lines of a function, its docstring not counted
+TO_DO = "**Replace:**"  # marks in a template what is to be written
 WIDEST_CELL = 88  # columns that a reader sees
 SINGLE = 0.9  # share of exported cells that hold one function or class
 MOST = 3  # functions and classes in one exported cell
@@ -193,12 +196,47 @@ def dead_links(paths):
     )
 
 
+def unplaced(pages):
+    "Each page stands once in the sidebar and is linked from the first page, so that a reader finds it."
+    index = next((page for page in pages if page.name == "index.ipynb"), None)
+    if index is None:
+        return ""
+    sidebar = (index.parent / "sidebar.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ *- (\S+\.ipynb)$", sidebar, re.M)
+    linked = re.findall(r"\]\(([\w/]+\.ipynb)", texts(index)) + [index.name]
+    names = [str(page.relative_to(index.parent)) for page in pages]
+    wrong = [
+        f"sidebar.yml lists {n} {listed.count(n)} times"
+        for n in names
+        if listed.count(n) != 1
+    ]
+    wrong += [f"index.ipynb doesn't link to {n}" for n in names if n not in linked]
+    wrong += [
+        f"sidebar.yml lists {n}, which is not there" for n in listed if n not in names
+    ]
+    return "\n".join(wrong)
+
+
+def unfinished(pages):
+    "A page that was copied from a template has nothing left that is to be replaced."
+    return "\n".join(
+        f"{page.name} still has a passage marked {TO_DO}"
+        for page in pages
+        if page.parent.name != "templates" and TO_DO in texts(page)
+    )
+
+
 def structure_checks(pages, files):
     "`(name, error or '')` of each check; `files` are scripts beside the pages."
+    yield "every file names the same version", disagreement(read())
+    yield "each page stands in sidebar and index", unplaced(pages)
+    yield "no copied template is unfinished", unfinished(pages)
     yield "no link leads nowhere", dead_links([*pages, *ROOT.glob("*.md")])
     yield "no page takes a private name of another", private_names(pages)
     yield "no page uses a later page", later_pages(pages)
     yield "no circle of modules", circles(pages)
     yield "an exported cell holds one definition", exported_cells(pages)
     yield f"no function has more than {LONGEST_BODY} lines", long_bodies(pages, files)
+    exported = [c for page in pages for c in code_cells(page) if c.exported]
+    yield "what is exported is documented", undocumented(exported)
     yield f"no cell is wider than {WIDEST_CELL} columns", wide_cells(pages)

@@ -5,45 +5,76 @@ import html
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
+import sitecheck
+import widths
 from shell import ROOT, call
 
 NBS = ROOT / "nbs"
 
 # nbdev links names in a signature's comments, too, where a link is but text, and
 # writes where it evaluated a type
-LINK_IN_CODE = re.compile(r"\[(`\w+`)\]\(https://[^)\s]+\)")
+LINK_IN_CODE = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]+\)")
 EVALUATED_IN = ':__main__<span class="op">.</span>'
 
 # the numbers order the folder; pages go without
 NUMBER = re.compile(r"\b\d{2}[a-z]?_(?=\w+\.(?:ipynb|html)|\w+$)")
 
+# a page is written under its own name
+OUTPUT_FILE = re.compile(r'^ *"output-file: .*\n', re.M)
+
+# a theme would ask a server of fonts for its own
+FONTS = re.compile(r"@import\s*url\(\s*[\"']?https?:[^)]*\)[^;]*;")
+
+# a chapter of the sidebar: its name, and what it is about
+CHAPTER = re.compile(r'(<span class="menu-text">[^<]+?) – ([^<]+</span>)')
+CRUMB = re.compile(r'(class="breadcrumb-item">(?:<a [^>]*>)?[^<]+?) – [^<]+')
+
 
 def docs():
-    "Render the book as a site into `_docs/`, offline: nbdev stages the pages, smalldocs renders them."
+    "Render the book as a site into `_docs/`, offline, and end with what is wrong with it, if anything is."
+    site = ROOT / "_docs"
+    staged, warned = stage()
+    smalldocs = Path(sys.executable).with_name("smalldocs")
+    warned += call(str(smalldocs), "render", "--quiet", str(staged)).splitlines()
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(staged / "_docs", site)
+    paths = sorted(site.rglob("*.html"))
+    pages = {str(p.relative_to(site)): p.read_text(encoding="utf-8") for p in paths}
+    places = {name: sitecheck.Page(text).places for name, text in pages.items()}
+    hints = summaries(pages)
+    for style in (site / "site_libs").rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        style.write_text(FONTS.sub("", text), encoding="utf-8")
+    for name, text in pages.items():
+        text = finished(hinted(local(text, name, places), hints))
+        (site / name).write_text(text, encoding="utf-8")
+    faults = [*warned, *sitecheck.faults(site), *widths.faults(site)]
+    print(f"open {site / 'index.html'}")
+    if faults:
+        sys.exit("\n".join([*faults, f"{len(faults)} faults of the site"]))
+
+
+def stage():
+    "The folder of pages as nbdev prepares them, without their numbers, and what nbdev warns of."
     import nbdev.doclinks
     import nbdev.serve
-    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.quarto import refresh_quarto_yml
 
     nbdev.serve.FilterDefaults = page_filter()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    nbdev_sidebar.__wrapped__(path=NBS)
-    staged = nbdev.serve.proc_nbs(NBS, n_workers=0, force=True)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        staged = nbdev.serve.proc_nbs(NBS, n_workers=0, force=True)
     shutil.copy(NBS / "styles.css", staged)
     for path in [staged / "sidebar.yml", *staged.rglob("*.ipynb")]:
-        path.write_text(
-            NUMBER.sub("", path.read_text(encoding="utf-8")), encoding="utf-8"
-        )
+        text = OUTPUT_FILE.sub("", path.read_text(encoding="utf-8"))
+        path.write_text(NUMBER.sub("", text), encoding="utf-8")
         path.rename(path.with_name(NUMBER.sub("", path.name)))
-    smalldocs = Path(sys.executable).with_name("smalldocs")
-    call(str(smalldocs), "render", "--quiet", str(staged))
-    shutil.rmtree(ROOT / "_docs", ignore_errors=True)
-    shutil.move(staged / "_docs", ROOT / "_docs")
-    for path in (ROOT / "_docs").rglob("*.html"):
-        path.write_text(finished(path.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"open {ROOT / '_docs' / 'index.html'}")
+    return staged, [str(warning.message) for warning in warned]
 
 
 def page_filter():
@@ -79,10 +110,54 @@ def is_helper(source):
     return not any(public) and not all(isinstance(node, imports) for node in body)
 
 
+def summaries(pages):
+    "What each page of a site is about, by its address in it."
+    said = re.compile(r'<div class="description">(.*?)</div>', re.S)
+    found = {name: said.search(text) for name, text in pages.items()}
+    return {
+        name: re.sub(r"<[^>]+>", "", about[1]).strip()
+        for name, about in found.items()
+        if about
+    }
+
+
+def local(page, name, places):
+    """The page with links to names of the package that stay in this copy of the site.
+
+    nbdev writes the site's public address, also for a method or a private helper
+    that has no entry: such a link leads to the class, or is but a name.
+    """
+    up = "../" * name.count("/")
+
+    def link(found):
+        target, place, text = found.groups()
+        there = places.get(target, ())
+        while place and place not in there:
+            place = place.rpartition(".")[0]
+        return f'<a href="{up}{target}#{place}">{text}</a>' if place else text
+
+    address = re.escape(sitecheck.OURS) + r'([^"#]+)#([^"]+)'
+    return re.sub(rf'<a href="{address}">(.*?)</a>', link, page, flags=re.S)
+
+
 def finished(page):
-    "A rendered page with plain signatures and native formulas."
+    "A rendered page with plain signatures, native formulas and a sidebar that says what is where."
     page = LINK_IN_CODE.sub(r"\1", page)
+    page = CHAPTER.sub(r'\1</span> <span class="chapter-about">\2', page)
+    page = CRUMB.sub(r"\1", page)
     return native_math(page.replace(EVALUATED_IN, ":"))
+
+
+def hinted(page, hints):
+    "The page with a tooltip on each link of its sidebar: what that page is about."
+
+    def with_title(link):
+        about = hints.get(re.sub(r"^(\.\./|\./)+", "", link[1]))
+        words = html.escape(html.unescape(about or ""), quote=True)
+        return f'{link[0]} title="{words}"' if about else link[0]
+
+    entry = r'<a href="([^"]+)"(?= [^>]*class="sidebar-item-text)'
+    return re.sub(entry, with_title, page)
 
 
 def native_math(page):
@@ -92,16 +167,17 @@ def native_math(page):
     page = re.sub(
         r"<(link|script)[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>(</script>)?", "", page
     )
-    drawn = lambda display: lambda m: convert(html.unescape(m[1]), display=display)
+    inline = lambda m: convert(html.unescape(m[1]))
     page = re.sub(
-        r'<span class="math inline">\\\((.*?)\\\)</span>',
-        drawn("inline"),
+        r'(?<=<span class="math inline">)\\\((.*?)\\\)(?=</span>)',
+        inline,
         page,
         flags=re.S,
     )
+    block = lambda m: convert(html.unescape(m[1]), display="block")
     return re.sub(
-        r'<span class="math display">\\\[(.*?)\\\]</span>',
-        drawn("block"),
+        r'(?<=<span class="math display">)\\\[(.*?)\\\](?=</span>)',
+        block,
         page,
         flags=re.S,
     )

@@ -61,7 +61,10 @@ class AcrossEvaluation(TitledTable):
     values: dict[str, pd.DataFrame]  # score or truth: models by datasets
 
     def compare(self, first: str, second: str) -> Comparison:
-        "Whether one score's mean is higher than another's: `compare_scores` on all datasets that both are judged on."
+        """Whether one score's mean is higher than another's: `compare_scores` on all datasets that both are judged on.
+
+        `ValueError` for a score that isn't judged.
+        """
         check_judged(self.table, first, second)
         judged = self.cells[[first, second]].notna().all(axis=1)
         both = self.cells.index[judged]

@@ -388,7 +388,10 @@ def shuffled_orders(
     n_permutations: int = _PERMUTATIONS,  # sampled where there are more than 8 models
     seed: int = 0,  # of the sample
 ) -> np.ndarray:  # `(m, n)`
-    "All orders of up to 8 models, a random sample of those of more."
+    """All orders of up to 8 models, a random sample of those of more.
+
+    Raises `ValueError` for a sample of less than one.
+    """
     if n <= EXACT_UP_TO:
         return np.array(list(permutations(range(n))))
     n_permutations = check_count(n_permutations, "n_permutations", 1)

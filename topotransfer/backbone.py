@@ -299,6 +299,13 @@ class Backbone(nn.Module):
         self._watched = self._heads is None
         self._adds = False  # whether more is added to what the head makes
 
+    def __getattr__(self, name: str):
+        "What modules hold; the own error of a property, which PyTorch takes for an attribute that isn't there."
+        member = getattr(type(self), name, None)
+        if isinstance(member, property):
+            return member.fget(self)
+        return super().__getattr__(name)
+
     def _of_name(self, head: str) -> tuple[str, ...]:
         "The head that was named; `ValueError` if it isn't there."
         layers = dict(self.network.named_modules())
@@ -320,6 +327,7 @@ class Backbone(nn.Module):
     def forward(
         self, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # `(n, d)`; `(n, C)` or `None`
+        "Features and logits of a batch `(n, 3, height, width)`; `ValueError` for a head that isn't called."
         if self._heads is None:
             return self._watch(images)
         layers = [self.network.get_submodule(name) for name in self._heads]
@@ -399,11 +407,17 @@ class Backbone(nn.Module):
     def transform_words(self) -> str:
         """The transform in words and a hash of what it makes of two fixed noise images, a small and a large one.
 
-        This is how embeddings tell transforms apart.
+        This is how embeddings tell transforms apart. `TypeError` for a transform that doesn't make tensors.
         """
         words = re.sub(r" at 0x[0-9a-f]+|\s+", " ", repr(self.transform)).strip()
         rng, made = np.random.default_rng(0), []
         for size in ((83, 97, 3), (900, 1200, 3)):
             noise = Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8))
-            made.append(self.transform(noise).contiguous().numpy())
+            tensor = self.transform(noise)
+            if not torch.is_tensor(tensor):
+                found = f"found {type(tensor).__name__}"
+                raise TypeError(
+                    f"transform of {self.name} must return tensors; {found}"
+                )
+            made.append(tensor.contiguous().numpy())
         return f"{words} [{digest(*made)[:12]}]"

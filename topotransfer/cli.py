@@ -19,7 +19,10 @@ __all__ = [
 import argparse
 import json
 import os
+import re
+import shlex
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +31,16 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from topotransfer.datasets import (
+    SILHOUETTES,
+    ImageSet,
+    animals,
+    check_packages,
+    image_folder,
+    image_table,
+)
+
 from .benchmarks import benchmark
-from .cloud import check_count
-from .datasets import ImageSet, animals, image_folder, image_table
 from .embeddings import Store
 from .evaluation import evaluate
 from .naming import chosen, name_zoo, zoo_table
@@ -42,17 +52,26 @@ from .small_nets import small_zoo
 from .small_zoo_truth import fine_tuned_accuracy
 from .source_images import add_source_rows, imagenette
 from .source_ratios import own_table, own_table_path
-from .zoo import ModelSpec
+from .zoo import BUNDLED_WEIGHTS, ModelSpec
+
+
+# %% ../nbs/31_cli.ipynb #31f0c001
+def _count(words: str) -> int:
+    "A number from 1."
+    if not words.isdecimal() or int(words) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least 1; found {words!r}"
+        )
+    return int(words)
 
 
 # %% ../nbs/31_cli.ipynb #0a11cc02
-def _zoo_options(command: argparse.ArgumentParser) -> None:
+def _zoo_options(add: Callable) -> None:
     "Which of the models that were named are taken."
-    add = command.add_argument
     words = (
-        "take all weights of a model that has several (default: refuse, and list them)"
+        "no more models than this, spread over families, best ImageNet accuracy first"
     )
-    add("--all-weights", action="store_true", help=words)
+    add("--limit", type=_count, metavar="N", help=words)
     words = "no more parameters than this, e.g. 30M"
     add("--max-params", metavar="N", help=words)
     words = "no more multiply-adds for an image than this, e.g. 4.5G"
@@ -60,9 +79,9 @@ def _zoo_options(command: argparse.ArgumentParser) -> None:
     words = "a published ImageNet accuracy of at least this many percent"
     add("--min-top1", type=float, metavar="PERCENT", help=words)
     words = (
-        "no more models than this, spread over families, best ImageNet accuracy first"
+        "take all weights of a model that has several (default: refuse, and list them)"
     )
-    add("--limit", type=int, metavar="N", help=words)
+    add("--all-weights", action="store_true", help=words)
 
 
 # %% ../nbs/31_cli.ipynb #e7c1d3ef
@@ -74,43 +93,54 @@ def _workers(words: str) -> int | str:
 
 
 # %% ../nbs/31_cli.ipynb #32abd168
-def _store_option(command: argparse.ArgumentParser) -> None:
+def _store_option(add: Callable) -> None:
     "Where things are kept."
     words = "where embeddings and your own table of source PR are kept "
     default = "(default: $TOPOTRANSFER_HOME or the user's cache folder)"
-    command.add_argument("--store", metavar="DIR", help=words + default)
+    add("--store", metavar="DIR", help=words + default)
 
 
 def _running_options(command: argparse.ArgumentParser) -> None:
     "Where and how networks run, and what happens when something fails."
-    add = command.add_argument
+    add = command.add_argument_group("how it runs").add_argument
     words = "where the networks run, e.g. cpu, cuda, cuda:1, mps (default: the fastest)"
     add("--device", default="auto", help=words)
     words = "images in one forward pass, fewer where memory runs out (default: 32)"
-    add("--batch-size", type=int, default=32, metavar="N", help=words)
+    add("--batch-size", type=_count, default=32, metavar="N", help=words)
     words = "processes that open images (default: auto, none for a CPU)"
     add("--workers", type=_workers, default="auto", metavar="N", help=words)
     words = "what to do with images that can't be read (default: raise, naming them)"
     add("--on-error", choices=["raise", "skip"], default="raise", help=words)
     words = "float16: automatic half precision, for GPUs (default: float32)"
     add("--precision", choices=["float32", "float16"], default="float32", help=words)
-    _store_option(command)
+    _store_option(add)
 
 
 # %% ../nbs/31_cli.ipynb #c8e1de43
 MODEL_WORDS = """a bundled model; torchvision:NAME[:WEIGHTS]; timm:NAME.TAG; a pattern of
 these, as timm:resnet*; LIBRARY:NAME@CHECKPOINT; @FILE with one of these per line; or a
-zoo: bundled, small, poster; repeatable """
+zoo: bundled, small, poster; """
 
 
-def _image_options(command: argparse.ArgumentParser) -> None:
-    "Which labelled images, and how many of them."
-    add = command.add_argument
-    default = "(default: silhouettes of ten animals, from a package)"
+def _subject_options(command: argparse.ArgumentParser) -> None:
+    "Which labelled images and which models, and how many of them."
+    add = command.add_argument_group("what to rank").add_argument
     words = (
         "one folder of images per class, or a CSV table with columns path and label "
     )
+    default = "(default: silhouettes of ten animals, from a package)"
     add("--images", metavar="DIR", help=words + default)
+    default = "repeatable (default: the bundled zoo, which needs no download)"
+    add("--model", action="append", metavar="NAME", help=MODEL_WORDS + default)
+    add = command.add_argument_group("how many").add_argument
+    words = "images of each class, at least 2 for a decision (default: 50)"
+    add("--per-class", type=_count, default=50, metavar="N", help=words)
+    _zoo_options(add)
+
+
+def _other_image_options(command: argparse.ArgumentParser) -> None:
+    "Images that lie in no folder of the user's: torchvision's, and those of the models."
+    add = command.add_argument_group("other images").add_argument
     words = "one of torchvision's datasets in place of a folder, e.g. caltech101"
     add("--dataset", metavar="NAME", help=words)
     words = "where torchvision keeps that dataset (default: here)"
@@ -118,39 +148,35 @@ def _image_options(command: argparse.ArgumentParser) -> None:
     add("--split", metavar="NAME", help="its part, e.g. train (default: its first one)")
     words = "let torchvision download images that are missing"
     add("--download", action="store_true", help=words)
-    words = "images of each class (default: 50)"
-    add("--per-class", type=int, default=50, metavar="N", help=words)
-
-
-# %% ../nbs/31_cli.ipynb #0a11cc03
-def _rank_options(command: argparse.ArgumentParser) -> None:
-    "Which images and models, which scores, sorted by what, shown and written how."
-    _image_options(command)
-    add = command.add_argument
-    default = "(default: the bundled zoo)"
-    add("--model", action="append", metavar="NAME", help=MODEL_WORDS + default)
-    _zoo_options(command)
-    words = "scores to compute, with commas between (default: all)"
-    add("--scores", metavar="NAMES", help=words)
-    words = "score to sort by (default: linear_probe, or the first of --scores)"
-    add("--by", metavar="SCORE", help=words)
     words = (
         "images that the models were trained on, for pr: imagenette, or a folder of "
     )
     add("--source", metavar="DIR", help=words + "ImageNet's synsets (see source-pr)")
-    words = "models in the printed tables (default: all; the files hold all)"
-    add("--top", type=int, metavar="K", help=words)
-    add("--json", action="store_true", help="print one JSON object in place of tables")
+
+
+# %% ../nbs/31_cli.ipynb #0a11cc03
+def _rank_options(command: argparse.ArgumentParser) -> None:
+    "Which images and models, sorted by which scores, shown and written how."
+    _subject_options(command)
+    add = command.add_argument_group("what comes out").add_argument
     words = "where tables and pictures go (default: here)"
     add("--output", default=".", metavar="DIR", help=words)
+    words = "models in the printed tables (default: all; the files hold all)"
+    add("--top", type=_count, metavar="K", help=words)
+    words = "score to sort by (default: linear_probe, or the first of --scores)"
+    add("--by", metavar="SCORE", help=words)
+    words = "scores to compute, with commas between (default: all)"
+    add("--scores", metavar="NAMES", help=words)
+    add("--json", action="store_true", help="print one JSON object in place of tables")
+    _other_image_options(command)
 
 
 # %% ../nbs/31_cli.ipynb #0a11cc04
 def _zoo_command_options(command: argparse.ArgumentParser) -> None:
     "Which models to list."
-    words = MODEL_WORDS.replace("repeatable", "any number of them")
-    command.add_argument("models", nargs="+", metavar="NAME", help=words)
-    _zoo_options(command)
+    words = f"{MODEL_WORDS}any number of them (default: bundled)"
+    command.add_argument("models", nargs="*", metavar="NAME", help=words)
+    _zoo_options(command.add_argument)
 
 
 # %% ../nbs/31_cli.ipynb #1b738414
@@ -169,7 +195,7 @@ def _source_options(command: argparse.ArgumentParser) -> None:
     add("--model", action="append", metavar="NAME", required=True, help=words)
     add("--all-weights", action="store_true", help="as for rank")
     words = "images of each class (default: all)"
-    add("--per-class", type=int, metavar="N", help=words)
+    add("--per-class", type=_count, metavar="N", help=words)
     words = "which images these are, for the record (default: the folder's name)"
     add("--data", metavar="WORDS", help=words)
 
@@ -189,7 +215,7 @@ def _reproduce_options(command: argparse.ArgumentParser) -> None:
     words = "let torchvision download targets that are missing, one of them 39 GB"
     add("--download", action="store_true", help=words)
     words = "images of each class, for a quick look (default: all)"
-    add("--limit", type=int, metavar="N", help=words)
+    add("--limit", type=_count, metavar="N", help=words)
     words = "only these of the ten, named as for rank; repeatable (default: all ten)"
     add("--model", action="append", metavar="NAME", help=words)
 
@@ -202,7 +228,7 @@ def _store_options(command: argparse.ArgumentParser) -> None:
     add("what", choices=["list", "size", "verify", "prune"], help=words)
     words = "with prune: remove all rows of this model as well; may hold * and ?"
     add("--model", metavar="NAME", help=words)
-    _store_option(command)
+    _store_option(add)
 
 
 # %% ../nbs/31_cli.ipynb #8fadadc8
@@ -218,7 +244,8 @@ _COMMANDS = {
     "store": (_store_options, "what is kept: list it, verify it, make room"),
 }
 _EXAMPLES = """examples:
-  topotransfer rank
+  topotransfer rank --images DIR      # the bundled models; downloads nothing
+  topotransfer rank                   # the same on bundled silhouettes
   topotransfer rank --images ~/photos --model 'timm:resnet*.a1_in1k' --max-params 30M
   topotransfer rank --dataset caltech101 --root ~/data --download --model poster --json
   topotransfer zoo 'timm:convnext*' --max-params 30M --limit 10
@@ -245,6 +272,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+# %% ../nbs/31_cli.ipynb #31f0c003
+def _parsed(
+    arguments: list[str] | None,  # the command line's by default
+) -> argparse.Namespace:
+    "The arguments by name. A word that belongs to no option ends with a hint where it may belong."
+    top = parser()
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        words = f"unrecognized arguments: {shlex.join(unknown)}"
+        word = unknown[0]
+        if "images" in options and not word.startswith("-"):
+            if Path(word).expanduser().exists():
+                words += f"; did you mean --images {shlex.quote(word)}?"
+            else:
+                words += "; images go after --images, models after --model"
+        top.error(words)
+    return options
+
+
 # %% ../nbs/31_cli.ipynb #0a11cc05
 def _zoo(names: list[str], options: argparse.Namespace) -> list[ModelSpec]:
     "The models that were named and that the filters leave. `ValueError` where none is left."
@@ -269,7 +315,8 @@ def _own_images(place: str) -> ImageSet:
     "Images of a folder of classes, or of a table of paths and labels."
     if not place:
         raise ValueError("images must be a folder or a table; found no words")
-    if Path(place).suffix.lower() in (".csv", ".tsv"):
+    table = Path(place).suffix.lower() in (".csv", ".tsv")
+    if table and not Path(place).expanduser().is_dir():
         return image_table(place)
     return image_folder(place)
 
@@ -289,9 +336,72 @@ def _images(options: argparse.Namespace) -> ImageSet:
     return images.subset(options.per_class)
 
 
+# %% ../nbs/31_cli.ipynb #31f0c005
+def _check_sizes(images: ImageSet, options: argparse.Namespace) -> None:
+    "`ValueError` for classes of one image, where a decision is asked for."
+    asked = options.scores and [*_names(options.scores), options.by]
+    alone = [name for name, size in images.counts.items() if size == 1]
+    if not alone or (asked and "linear_probe" not in asked):
+        return
+    more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
+    remedy = "add images to it, or leave it out"
+    if options.per_class == 1:
+        remedy = "take more, with --per-class"
+    raise ValueError(
+        "a decision needs at least 2 images of each class; found 1 of "
+        f"{', '.join(alone[:5])}{more}: {remedy}"
+    )
+
+
+def _names(words: str) -> list[str]:
+    "Names with commas between."
+    return [name.strip() for name in words.split(",")]
+
+
+# %% ../nbs/31_cli.ipynb #31f0c007
+_OPTIONS = {
+    r"on_error=\"skip\"": "--on-error skip",
+    r"\(image_table\)": "(--images TABLE.csv)",
+    r"pass download=True or add --download": "add --download",
+    r"num_workers=0": "--workers 0",
+    r"(if these are the classes, pass) ": r"\1 --images ",
+    r"^name must be one of": "--dataset must be one of",
+    r"^max_params must": "--max-params must",
+    r"^max_macs must": "--max-macs must",
+    r"^min_top1 must": "--min-top1 must",
+}  # what a message says, and what it is on the command line
+
+
+def _in_options(words: str) -> str:
+    "A message of the package in words of the command line."
+    for python, option in _OPTIONS.items():
+        words = re.sub(python, option, words)
+    return words
+
+
+# %% ../nbs/31_cli.ipynb #31f0c009
+_NO_DOWNLOAD = re.compile(
+    r"(^|: )(LocalEntryNotFound|OfflineModeIsEnabled|HfHubHTTP|HTTP|URL|SSL|Proxy"
+    r"|Connection|Connect|ConnectTimeout|ReadTimeout|Timeout)(Error)?: "
+)  # how failures begin whose weights couldn't be had
+
+
+def _advice(failures: Iterable[str]) -> str:
+    "What to do where weights couldn't be downloaded; empty where that isn't the reason."
+    if not any(map(_NO_DOWNLOAD.search, failures)):
+        return ""
+    return (
+        "weights could not be downloaded; without a network the bundled models run "
+        "(leave out --model)"
+    )
+
+
 # %% ../nbs/31_cli.ipynb #801088b5
 def _judge(ranking: Ranking, truth: str) -> None:
     "Print how each score agrees with the truth, or why that can't be said."
+    if truth not in ranking.table:
+        print(f"no evaluation: it needs {truth} among --scores\n")
+        return
     try:
         print(f"{evaluate(ranking, truth)}\n")
     except ValueError as error:
@@ -321,10 +431,12 @@ def _write(ranking: Ranking, folder: Path, name: str) -> list[Path]:
 # %% ../nbs/31_cli.ipynb #0a11cc09
 def _printed(ranking: Ranking, top: int | None) -> str:
     "A ranking as it is printed, with the answer of all and the table of the first few models."
-    if top is None:
-        return repr(ranking)
-    short = replace(ranking, table=ranking.table.head(top), hits=None)
-    answer = [] if ranking.hits is None else [*ranking.shortlist().words, ""]
+    if ranking.hits is None:
+        answer = []
+    else:
+        ending = "That is the answer. What stands behind it:"
+        answer = [*ranking.shortlist().words, "", ending, ""]
+    short = replace(ranking, table=ranking.table.iloc[:top], hits=None)
     return "\n".join([*answer, repr(short)])
 
 
@@ -388,14 +500,29 @@ def _rank_small_too(options: argparse.Namespace, store: Store, folder: Path) -> 
     return _write(ranking, folder, "ranking_small")
 
 
+# %% ../nbs/31_cli.ipynb #31ab0c01
+def _check_defaults(options: argparse.Namespace) -> None:
+    "`ModuleNotFoundError` for missing packages of the images and models that stand in for ones not named."
+    needed = {} if options.model else dict(BUNDLED_WEIGHTS)
+    if options.images is None and options.dataset is None:
+        needed |= SILHOUETTES
+    try:
+        check_packages(needed)
+    except ModuleNotFoundError as error:
+        own = "or name your own with --images and --model"
+        raise ModuleNotFoundError(f"{error}; {own}") from None
+
+
 # %% ../nbs/31_cli.ipynb #c0be5106
 def _rank_named(options: argparse.Namespace, store: Store) -> Ranking:
     "The ranking that was asked for."
     zoo = _zoo(options.model or ["bundled"], options)
     images = _images(options)
     what = f"{len(zoo)} models, embeddings kept in {store.root}"
-    print(f"{images.described()}\n{what}", file=sys.stderr if options.json else None)
-    scores = options.scores and [s.strip() for s in options.scores.split(",")]
+    words = _in_options(images.described(count_copies=True))
+    print(f"{words}\n{what}", file=sys.stderr if options.json else None)
+    _check_sizes(images, options)
+    scores = options.scores and _names(options.scores)
     source = options.source
     if source not in (None, "imagenette"):
         source = _own_images(source)
@@ -407,22 +534,24 @@ def run_rank(options: argparse.Namespace) -> None:
     """Rank and print the answer, the table and its evaluation; write tables and pictures, say where.
 
     Without models and images of the user's: the small zoo as well, held against its
-    fine-tuned accuracies.
+    fine-tuned accuracies. `ModuleNotFoundError`, with the command to run, where their packages
+    are missing; and what `rank` raises.
     """
-    if options.top is not None:
-        check_count(options.top, "top", 1)
+    _check_defaults(options)
     store, folder = Store(options.store), Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     ranking = _rank_named(options, store)
     paths = _write(ranking, folder, "ranking")
+    advice = _advice(ranking.failures.values())
     if options.json:
         print(_as_json(ranking))
+        print(advice, end="\n" if advice else "", file=sys.stderr)
         return
     print(f"\n{_printed(ranking, options.top)}\n")
     _judge(ranking, "linear_probe")
     if not (options.model or options.images or options.dataset or options.scores):
         paths += _rank_small_too(options, store, folder)
-    print("wrote " + ", ".join(map(str, paths)))
+    print("\n".join(filter(None, ["wrote " + ", ".join(map(str, paths)), advice])))
 
 
 # %% ../nbs/31_cli.ipynb #0a11cc11
@@ -432,9 +561,11 @@ def _readable(value: float) -> str:
 
 
 def run_zoo(options: argparse.Namespace) -> None:
-    "Print a row for each model that was named and that the filters leave."
-    zoo = _zoo(options.models, options)
+    "Print a row for each model that was named and that the filters leave; without names of the bundled zoo."
+    zoo = _zoo(options.models or ["bundled"], options)
     print(f"{len(zoo)} models\n{zoo_table(zoo).map(_readable).to_string()}")
+    if not options.models:
+        print("others: topotransfer zoo small, poster, 'timm:resnet*', 'torchvision:*'")
 
 
 # %% ../nbs/31_cli.ipynb #92c14f72
@@ -458,7 +589,7 @@ def _source_images(options: argparse.Namespace, store: Store) -> ImageSet:
         images = _own_images(options.images)
     if options.per_class is not None:
         images = images.subset(options.per_class)
-    print(images.described())
+    print(_in_options(images.described(count_copies=True)))
     return images
 
 
@@ -466,7 +597,7 @@ def _source_images(options: argparse.Namespace, store: Store) -> ImageSet:
 def run_source_pr(options: argparse.Namespace) -> None:
     """Embed source images, add each model's PR to the user's table, print the table.
 
-    A model that fails ends in a line of its own.
+    A model that fails ends in a line of its own; if all of them fail, `RuntimeError` says so.
     """
     store = Store(options.store)
     images = _source_images(options, store)
@@ -475,6 +606,8 @@ def run_source_pr(options: argparse.Namespace) -> None:
     _print_own_table(store)
     for name, reason in failures.items():
         print(f"failed: {name}: {reason}")
+    if advice := _advice(failures.values()):
+        print(advice)
     if len(failures) == len(models):
         raise RuntimeError("no model's PR could be computed")
     print(f"your own table: {own_table_path(store)}")
@@ -548,7 +681,7 @@ def main(
     # a terminal that lacks a character still gets its table
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         _RUN[options.command](options)
     except KeyboardInterrupt as stop:
@@ -560,6 +693,9 @@ def main(
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if options.debug:
             raise
-        line = " ".join(str(error).split())
-        print(f"topotransfer: {line}", file=sys.stderr)
+        line = _in_options(" ".join(str(error).split()))
+        advice = _advice([line])
+        print(
+            "; ".join(filter(None, [f"topotransfer: {line}", advice])), file=sys.stderr
+        )
         sys.exit(2)

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = [
+    "SILHOUETTES",
     "Dataset",
     "item_digest",
     "ImageSet",
     "array_set",
     "ArraysOnly",
+    "check_packages",
     "package_folder",
     "animals",
     "digits",
@@ -99,7 +101,10 @@ def _name_of(function: Callable) -> str:
 # %% ../nbs/11_datasets.ipynb #78287f92
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    "A `Dataset` of items (paths, arrays, indices) and a function that opens one of them."
+    """A `Dataset` of items (paths, arrays, indices) and a function that opens one of them.
+
+    Taking an image that can't be opened raises `OSError`, which names it.
+    """
 
     name: str
     split: str
@@ -109,6 +114,7 @@ class ImageSet:
     open: Callable  # item -> PIL image
     made_of: str = ""  # what else tells an image from others than the file or pixels
     left_out: tuple[str, ...] = ()  # words on what was found and not taken
+    doubts: tuple[str, ...] = ()  # words on what may not be meant
 
     def __len__(self):
         return len(self.labels)
@@ -165,20 +171,32 @@ class ImageSet:
         return digest(self.image_digests, np.asarray(self.labels, dtype=np.int64))
 
     @property
+    def copies(self) -> int:
+        "How many images are there again, under another name or in another class."
+        return len(self) - len({row.tobytes() for row in self.image_digests})
+
+    @property
     def counts(self) -> dict[str, int]:
         "How many images each class has."
         sizes = np.bincount(self.labels, minlength=len(self.classes))
         return dict(zip(self.classes, sizes.tolist()))
 
-    def described(self) -> str:
-        "Name, number of images, each class with its number (of many only the first), and what was left out."
+    def described(
+        self,
+        count_copies: bool = False,  # as well, which takes a look at every image
+    ) -> str:
+        "Name, number of images, each class with its number (of many only the first), what was left out or is in doubt."
         shown = [f"{name} {n}" for name, n in list(self.counts.items())[:12]]
         if rest := len(self.classes) - len(shown):
             low, high = min(self.counts.values()), max(self.counts.values())
             shown.append(f"and {rest} more ({low} to {high} images each)")
         words = f"{len(self)} images, {len(self.classes)} classes: {', '.join(shown)}"
-        left_out = f"\nleft out: {'; '.join(self.left_out)}" if self.left_out else ""
-        return f"{self.name}/{self.split}: {words}{left_out}"
+        lines = [f"{self.name}/{self.split}: {words}"]
+        if self.left_out:
+            lines.append(f"left out: {'; '.join(self.left_out)}")
+        if count_copies and (copies := self.copies):
+            lines.append(f"copies of other images among them: {copies}")
+        return "\n".join([*lines, *self.doubts])
 
     def unreadable(
         self,
@@ -198,15 +216,20 @@ class ImageSet:
     def subset(self, n_per_class: int, seed: int = 0) -> "ImageSet":
         """At most `n_per_class` images of each class, drawn without replacement.
 
-        A class that has fewer keeps them all.
+        A class that has fewer keeps them all, and the split says how many the smallest has; a set in which
+        every class has fewer is returned as it is. Raises `ValueError` for less than one image.
         """
         check_count(n_per_class, "n_per_class", 1)
+        sizes = np.unique(self.labels, return_counts=True)[1]
+        if (sizes < n_per_class).all():
+            return self
         rng = np.random.default_rng(seed)
         drawn = [
             rng.permutation(np.flatnonzero(self.labels == c))[:n_per_class]
             for c in np.unique(self.labels)
         ]
-        words = f"{n_per_class} per class, seed {seed}"
+        fewer = f"{sizes.min()} to " if sizes.min() < n_per_class else ""
+        words = f"{fewer}{n_per_class} per class, seed {seed}"
         return self.take(np.sort(np.concatenate(drawn)), words)
 
     def take(
@@ -223,25 +246,43 @@ class ImageSet:
         return taken
 
 
+# %% ../nbs/11_datasets.ipynb #11d0c004
+def _positions(
+    name: str, classes: tuple[str, ...], labels
+) -> np.ndarray:  # `(n,)` integers
+    "Labels as positions in classes. `ValueError` for words, fractions and numbers beyond them."
+    found = np.asarray(labels)
+    words = (
+        f"{name} must have labels from 0 to {len(classes) - 1}, positions in classes"
+    )
+    if found.size and found.dtype.kind not in "biuf":
+        raise ValueError(f"{words}; found {found.flat[0]!r}")
+    wrong = ~np.isin(found, np.arange(len(classes)))
+    if wrong.any():
+        raise ValueError(f"{words}; found {found[wrong][0]}")
+    return found.astype(np.int64)
+
+
 # %% ../nbs/11_datasets.ipynb #f043e8bd
 def array_set(
     name: str,
     classes,  # names of the classes
     images,  # n arrays of bytes, `(height, width)` or `(height, width, 3)`
-    labels,  # n integers
+    labels,  # n integers, positions in `classes`
     split: str = "all",  # for the record
 ) -> ImageSet:
     """A dataset whose images are held in memory as arrays.
 
-    Raises `ValueError` unless there is a label for each image.
+    Raises `ValueError` unless there is a label for each image, a position in `classes`.
     """
-    labels = np.asarray(labels, dtype=np.int64)
+    classes = tuple(classes)
+    labels = _positions(name, classes, labels)
     if len(images) != len(labels):
         raise ValueError(
             f"{name} must have a label for each image; "
             f"found {len(images)} images and {len(labels)} labels"
         )
-    return ImageSet(name, split, tuple(classes), labels, images, Image.fromarray)
+    return ImageSet(name, split, classes, labels, images, Image.fromarray)
 
 
 # %% ../nbs/11_datasets.ipynb #b4615442
@@ -256,11 +297,31 @@ class ArraysOnly(pickle.Unpickler):
     }
 
     def find_class(self, module, name):
+        "A class of `allowed`; `UnpicklingError` for all else."
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(
                 f"refused to load {module}.{name}: only arrays are expected here"
             )
         return super().find_class(module, name)
+
+
+# %% ../nbs/11_datasets.ipynb #94ab0c01
+def check_packages(
+    packages: dict[
+        str, str
+    ],  # top-level names, and what to install where one is missing
+) -> None:
+    """Refuse to go on where packages are missing; none is imported.
+
+    `ModuleNotFoundError` names them, and the command that installs them all.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        command = " ".join(["pip install --no-deps", *map(packages.get, missing)])
+        raise ModuleNotFoundError(
+            f"{', '.join(missing)} {verb} not installed; run: {command}"
+        )
 
 
 # %% ../nbs/11_datasets.ipynb #944c0103
@@ -270,20 +331,20 @@ def package_folder(
 ) -> Path:
     """The folder of an installed package, without importing it.
 
-    `ModuleNotFoundError` says how to install it.
+    `ModuleNotFoundError` says how to install it where it is missing.
     """
+    check_packages({module: requirement})
     spec = importlib.util.find_spec(module)
-    if spec is None:
-        raise ModuleNotFoundError(
-            f"{module} is not installed; run: pip install --no-deps {requirement}"
-        )
     return Path(spec.submodule_search_locations[0])
 
 
 # %% ../nbs/11_datasets.ipynb #86083b66
+SILHOUETTES = {"animal_mnist": "animal-mnist==0.4"}  # package and what to install
+
+
 def animals() -> ImageSet:  # 10,000 images of 28 × 28 pixels, 1,000 of each class
     "Silhouettes of ten kinds of animals (package `animal-mnist` 0.4, MIT licence)."
-    package = package_folder("animal_mnist", "animal-mnist==0.4")
+    package = package_folder("animal_mnist", SILHOUETTES["animal_mnist"])
     folder = package / "data" / "Animal_MNIST"
     images = ArraysOnly(gzip.open(folder / "animal_data_version_3.gz")).load()
     labels = ArraysOnly(gzip.open(folder / "animal_label_version_3.gz")).load()
@@ -304,10 +365,10 @@ def digits() -> ImageSet:  # 1,797 images of 8 × 8 pixels
 
 # %% ../nbs/11_datasets.ipynb #18be6912
 def path_set(name: str, split: str, classes, paths, labels) -> ImageSet:
-    "A dataset of image files."
-    paths = [Path(path) for path in paths]
-    labels = np.asarray(labels, dtype=np.int64)
-    return ImageSet(name, split, tuple(classes), labels, paths, read_rgb)
+    "A dataset of image files. `ValueError` for a label that isn't a position in `classes`."
+    paths, classes = [Path(path) for path in paths], tuple(classes)
+    labels = _positions(name, classes, labels)
+    return ImageSet(name, split, classes, labels, paths, read_rgb)
 
 
 # %% ../nbs/11_datasets.ipynb #e602818b
@@ -319,11 +380,13 @@ def image_folder(
     """Images in one folder per class, whose names in sorted order are the classes.
 
     Hidden files, files of other endings and empty folders are passed over and counted in
-    `left_out`. Raises what `listed_folder` raises, with what to pass instead.
+    `left_out`; `doubts` names a class that looks like a folder of classes itself. Raises what `listed_folder`
+    raises, with what to pass instead.
     """
-    classes, paths, labels, left_out = listed_folder(root)
+    found = listed_folder(root)
     name = name or printable(Path(root).expanduser().resolve().name)
-    return replace(path_set(name, split, classes, paths, labels), left_out=left_out)
+    images = path_set(name, split, found.classes, found.paths, found.labels)
+    return replace(images, left_out=found.left_out, doubts=found.doubts)
 
 
 # %% ../nbs/11_datasets.ipynb #4be0f507
@@ -341,7 +404,7 @@ def image_table(
 
     Classes are sorted, numbers by value. Raises what `listed_table` raises, with the row.
     """
-    classes, paths, labels, left_out = listed_table(table, root, path, label)
+    classes, paths, labels, left_out, _ = listed_table(table, root, path, label)
     if name is None:
         is_frame = isinstance(table, pd.DataFrame)
         name = "table" if is_frame else printable(Path(table).stem)

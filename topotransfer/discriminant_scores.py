@@ -162,7 +162,9 @@ def relative_sum(
 
 
 # %% ../nbs/20e_discriminant_scores.ipynb #216a27fb
-def nuclear_norm(matrix: np.ndarray) -> float:
+def nuclear_norm(
+    matrix: np.ndarray,  # `(n, d)`
+) -> float:
     "Sum of the singular values."
     with one_thread():
         return float(np.linalg.svd(matrix, compute_uv=False).sum())

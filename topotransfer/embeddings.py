@@ -9,6 +9,7 @@ __all__ = [
     "EmbeddingKey",
     "SourceRatios",
     "ModelFacts",
+    "facts_table",
     "Embeddings",
     "write_whole",
     "save_entry",
@@ -24,10 +25,11 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, wraps
+from html import escape
 from numbers import Real
 from pathlib import Path
 from uuid import uuid4
@@ -167,6 +169,48 @@ def _checksums(tensors: dict, metadata: dict) -> dict:
     return sums | {"metadata": digest(json.dumps(metadata, sort_keys=True))}
 
 
+# %% ../nbs/10_embeddings.ipynb #10f4c702
+def facts_table(
+    facts: Mapping[str, object],  # name: value; those that are `None` are left out
+) -> str:  # HTML
+    "Names on the left, values on the right, as HTML that is legible on any background."
+    line = (
+        "border:0;border-bottom:1px solid #8888;text-align:left;padding:.2em 1em .2em 0"
+    )
+    name = f'<th scope="row" style="{line};white-space:nowrap">'
+    value = f'<td style="{line};overflow-wrap:anywhere">'
+    rows = [
+        f"<tr>{name}{escape(str(fact))}</th>{value}{escape(str(found))}</td></tr>"
+        for fact, found in facts.items()
+        if found is not None
+    ]
+    return f'<table style="border-collapse:collapse">{"".join(rows)}</table>'
+
+
+# %% ../nbs/10_embeddings.ipynb #10f4c704
+def _facts_of(e: "Embeddings") -> dict[str, str | None]:
+    "What embeddings say of themselves: where they come from, their shapes, what is known of the model."
+    n, d = e.features.shape
+    parameters, operations = e.num_params, e.multiply_adds
+    head, source = e.logits, e.source_ratios
+    top1 = e.imagenet_top1
+    return {
+        "model": e.key.model,
+        "images": f"{n:,} of {e.key.dataset}/{e.key.split}, {e.n_classes} classes",
+        "features": f"{n:,} × {d:,} {e.features.dtype}, before the last layer",
+        "logits": "none: no head of its own"
+        if head is None
+        else f"of its own head, {head.shape[1]:,} source classes",
+        "input": e.key.transform,
+        "parameters": parameters and f"{parameters:,}",
+        "multiply-adds": operations and f"{operations:,} an image",
+        "ImageNet top-1": top1 and f"{top1:.1f} %, published",
+        "source PR": source and f"{source.ratio:.4g}, measured on {source.data}",
+        "published": e.published and e.published.origin,
+        "fingerprints": f"weights {e.key.weights[:12]}, images {e.key.data[:12]}",
+    }
+
+
 # %% ../nbs/10_embeddings.ipynb #331fe4ee
 @dataclass(frozen=True, eq=False)
 class Embeddings:
@@ -236,6 +280,7 @@ class Embeddings:
 
     @property
     def n_classes(self) -> int:
+        "How many classes the labels have."
         return len(np.unique(self.labels))
 
     def __repr__(self):
@@ -246,6 +291,9 @@ class Embeddings:
         images = f"{self.key.dataset}/{self.key.split}: {n} images × {d}"
         classes = f"{self.n_classes} classes"
         return f"Embeddings({self.key.model} on {images}, {classes}, {head})"
+
+    def _repr_html_(self):
+        return facts_table(_facts_of(self))
 
 
 # %% ../nbs/10_embeddings.ipynb #c69af3c8

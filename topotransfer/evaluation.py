@@ -257,7 +257,10 @@ class Evaluation(TitledTable):
         return pd.DataFrame(taus, index=without)
 
     def compare(self, first: str, second: str) -> Comparison:
-        "Whether one score orders the models better than another: `compare_scores` on the models that have both."
+        """Whether one score orders the models better than another: `compare_scores` on the models that have both.
+
+        `ValueError` for a score that isn't judged.
+        """
         check_judged(self.table, first, second)
         return compare_scores(
             self.values[first], self.values[second], self.values[self.truth]

@@ -157,7 +157,7 @@ def stored_embeddings(
     key: ModelKey,
     dataset: Dataset,
     store: Store,
-    hashes: np.ndarray,  # of its images
+    hashes: np.ndarray,  # `(n, 32)`, of its images
 ) -> Embeddings | None:
     "What the store has of a model on a dataset; `None` where a row is missing."
     rows = Rows(store, key)

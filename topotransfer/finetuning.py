@@ -97,7 +97,7 @@ def accuracy_error(
     """Accuracy with its standard error from the finite number of test images.
 
     The error is that of a share after two right and two wrong answers more (Agresti and Coull 1998), so that it isn't 0
-    for 0 or 100 percent.
+    for 0 or 100 percent. Raises `ValueError` for a test without images.
     """
     share = (n_right + 2) / (check_count(n, "n", 1) + 4)
     error = float(np.sqrt(share * (1 - share) / (n + 4)))
@@ -170,7 +170,7 @@ def one_epoch(
     optimizer: torch.optim.Optimizer,  # of its weights
     images: torch.Tensor,  # `(n, ...)`
     labels: torch.Tensor,  # `(n,)`
-    batches: Iterable[torch.Tensor],  # the rows of each batch
+    batches: Iterable[torch.Tensor],  # `(m,)` rows of each batch
     device: str | torch.device = "cpu",  # where the network is
 ) -> None:
     "Train on each batch once; one of a single image is left out, since batch normalisation has no statistics of it."

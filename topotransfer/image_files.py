@@ -168,7 +168,10 @@ def in_threads(
     progress: str = "",  # words beside a bar; without them there is none
     at_once: int = 32,  # items that a thread takes at a time
 ) -> Iterator:  # results, in the order of the items
-    "Do the same with many items, in threads: for files and whatever else releases the interpreter's lock."
+    """Do the same with many items, in threads: for files and whatever else releases the interpreter's lock.
+
+    Raises `ValueError` for fewer than one worker.
+    """
     items = list(items)
     parts = [items[i : i + at_once] for i in range(0, len(items), at_once)]
     with (

@@ -35,6 +35,7 @@ class Listing(NamedTuple):
     paths: list[Path]
     labels: np.ndarray  # `(n,)` integers, indices into `classes`
     left_out: tuple[str, ...]
+    doubts: tuple[str, ...] = ()  # words on what may not be meant
 
 
 # %% ../nbs/10f_image_listing.ipynb #cba6f87b
@@ -189,6 +190,39 @@ def _check_folder(root: Path) -> None:
     raise ValueError(f"images must lie in a folder; found the file {words}: {hint}")
 
 
+# %% ../nbs/10f_image_listing.ipynb #10f0d002
+def _class_levels(found: dict[Path, list[Path]]) -> dict[Path, Path]:
+    "Of each class that looks like a folder of classes itself, which folder that is."
+    levels = {}
+    for folder, paths in found.items():
+        holders = {path.parent for path in paths}
+        images = {(*holder.relative_to(folder).parts, "image") for holder in holders}
+        level = _class_level(folder, images)
+        # a picture or two often lie beside class folders
+        loose = level in holders and sum(path.parent == level for path in paths)
+        if level is not None and 20 * loose <= len(paths):
+            levels[folder] = level
+    return levels
+
+
+# %% ../nbs/10f_image_listing.ipynb #10f0d003
+def _level_doubts(found: dict[Path, list[Path]]) -> tuple[str, ...]:
+    "Words on classes that look like folders of classes; the largest is named."
+    levels = _class_levels(found)
+    if not levels:
+        return ()
+    largest = max(levels, key=lambda folder: len(found[folder]))
+    level = levels[largest]
+    deeper = [path for path in found[largest] if level in path.parents[1:]]
+    inner = len({path.relative_to(level).parts[0] for path in deeper})
+    name = printable(level.relative_to(largest.parent))
+    others = f", and so do {len(levels) - 1} more" if len(levels) > 1 else ""
+    return (
+        f"{name}/ holds its images in {inner} sub-folders{others}; "
+        f"if these are the classes, pass {printable(level)}",
+    )
+
+
 # %% ../nbs/10f_image_listing.ipynb #e4df2b97
 _LOOSE = "images beside the class folders"
 
@@ -220,7 +254,8 @@ def listed_folder(
 
     Raises `FileNotFoundError` where there is no such folder, `ValueError` for one that
     can't be meant, with what to pass instead: it holds splits, a single folder around the
-    classes, one class, images without classes, or no image.
+    classes, one class, images without classes, or no image. `doubts` names a class that
+    looks like a folder of classes itself.
     """
     root = Path(root).expanduser()
     _check_folder(root)
@@ -239,7 +274,8 @@ def listed_folder(
     paths = [path for images in found.values() for path in images]
     sizes = [len(images) for images in found.values()]
     classes = tuple(printable(folder.name) for folder in found)
-    return Listing(classes, paths, np.repeat(np.arange(len(sizes)), sizes), said)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return Listing(classes, paths, labels, said, _level_doubts(found))
 
 
 # %% ../nbs/10f_image_listing.ipynb #e2d24814

@@ -44,7 +44,8 @@ def tree_of_edges(
     low, high = np.sort(edges[by_weight], axis=1).T
     first = by_weight[np.sort(np.unique(low * n + high, return_index=True)[1])]
     ranks = np.arange(1.0, len(first) + 1)
-    graph = coo_array((ranks, edges[first].T), shape=(n, n)).tocsr()
+    places = edges[first].T.astype(np.int32)  # all that SciPy before 1.17 can walk
+    graph = coo_array((ranks, places), shape=(n, n)).tocsr()
     chosen = sparse_spanning_tree(graph)
     kept = first[chosen.data.astype(np.int64) - 1]
     return edges[kept], weights[kept]
@@ -102,7 +103,10 @@ class RangeMax:
     It is 0 where a = b. (A sparse table.)
     """
 
-    def __init__(self, h: np.ndarray):
+    def __init__(
+        self,
+        h: np.ndarray,  # `(n,)`
+    ):
         self.levels = [h]
         width = 1
         while 2 * width <= len(h):
@@ -122,7 +126,10 @@ class RangeMax:
 
 
 # %% ../nbs/04_leaf_order.ipynb #d4e278d9
-def cuts_at_heights(heights: np.ndarray, places) -> np.ndarray:
+def cuts_at_heights(
+    heights: np.ndarray,  # `(n - 1,)`, between each leaf and the next
+    places,  # `(t + 1,)` ends of t even ranges: 0, …, n
+) -> np.ndarray:  # `(t + 1,)`, the outer two as they were
     """Places at which to cut leaves into ranges, so that a class stays whole.
 
     Each inner one is moved by up to a quarter of its range to the largest height there.

@@ -53,7 +53,8 @@ def expected_prediction(
 def leep(embeddings: Embeddings) -> float:
     """Log Expected Empirical Prediction: at most 0, in nats.
 
-    Needs the model's own head; `compute_score` says so where there is none.
+    Needs the model's own head; `compute_score` says so where there is none. Raises what
+    `check_labels` raises.
     """
     codes = check_labels(embeddings.labels, len(embeddings.features))
     return expected_prediction(
@@ -68,7 +69,10 @@ def leep(embeddings: Embeddings) -> float:
     cost="n C",
 )
 def nce(embeddings: Embeddings) -> float:
-    "Negative conditional entropy of the target class given the most likely source class: at most 0, in nats."
+    """Negative conditional entropy of the target class given the most likely source class: at most 0, in nats.
+
+    Raises what `check_labels` raises.
+    """
     codes = check_labels(embeddings.labels, len(embeddings.features))
     decisions = embeddings.logits.argmax(axis=1)
     joint = np.zeros((codes.max() + 1, embeddings.logits.shape[1]))

@@ -64,6 +64,7 @@ class ClassMoments:
 
     @property
     def n(self) -> int:
+        "How many images there are."
         return len(self.codes)
 
     @property

@@ -222,6 +222,19 @@ def _of_file(path: str) -> list[str]:
     return words
 
 
+# %% ../nbs/12b_naming.ipynb #12b0b002
+def _near_in_libraries(name: str) -> list[str]:
+    "A few words for weights of each library that a name without a library may stand for."
+    near = []
+    for library, (weights, _, all_of) in _LIBRARIES.items():
+        bare = {re.split("[.:]", known)[0] for known in weights("*")}
+        names = [name] if name in bare else get_close_matches(name, sorted(bare), 1)
+        found = [w for n in names for w in weights(n)[:2]]
+        near += [f"{library}:{w}" for w in found]
+        near += [f"{library}:{n}{all_of}" for n in names]
+    return near
+
+
 # %% ../nbs/12b_naming.ipynb #fd5f63cb
 def _named(word: str | ModelSpec, all_weights: bool) -> list[ModelSpec]:
     "The models that a word stands for."
@@ -241,7 +254,7 @@ def _named(word: str | ModelSpec, all_weights: bool) -> list[ModelSpec]:
     known = {spec.name: spec for spec in [*bundled_zoo(), *small_zoo()]}
     if word not in known:
         words = f"timm:NAME, torchvision:NAME, one of {[*_ZOOS, *known][:8]}, or @FILE"
-        near = get_close_matches(word, [*_ZOOS, *known])
+        near = get_close_matches(word, [*_ZOOS, *known]) + _near_in_libraries(word)
         raise ValueError(f"model must be {words}; found {word!r}, near to it: {near}")
     return [known[word]]
 
@@ -309,7 +322,7 @@ def _beyond(spec: ModelSpec, limits: dict[str, tuple[str, float]]) -> str:
         if value is None:
             return f"{fact} is not known"
         if value > limit if sign == ">" else value < limit:
-            return f"{fact} {value:,.10g} {sign} {limit:,.10g}"
+            return f"{fact} {value:,.15g} {sign} {limit:,.15g}"
     return ""
 
 

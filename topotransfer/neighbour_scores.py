@@ -29,7 +29,8 @@ def stratified_sample(
 ) -> np.ndarray:  # indices in increasing order
     """A random choice of images in which every class keeps its share, as nearly as whole images can.
 
-    All images where there are no more than `size`.
+    All images where there are no more than `size`. Raises `ValueError` for a `size` that
+    has no room for every class.
     """
     if len(codes) <= check_count(size, "size", codes.max() + 1):
         return np.arange(len(codes))
@@ -227,7 +228,8 @@ def knn(
 ) -> float:  # in percent
     """Leave-one-out accuracy of nearest neighbours by Euclidean distance, in percent.
 
-    A class of one image can't be found and counts as wrong.
+    A class of one image can't be found and counts as wrong. Raises `ValueError` for fewer
+    than one neighbour, and what `class_moments` raises.
     """
     m = class_moments(embeddings)
     k = min(check_count(neighbours, "neighbours", 1), m.n - 1)

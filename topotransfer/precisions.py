@@ -306,10 +306,10 @@ def half_squares(
 
 # %% ../nbs/04a_precisions.ipynb #c36dbeb0
 def limits(
-    squares: torch.Tensor,  # float64 thresholds of squared distances
-    errors: torch.Tensor,  # sum of the errors of both rows
+    squares: torch.Tensor,  # `(m,)` float64 thresholds of squared distances
+    errors: torch.Tensor,  # `(m,)` sums of the errors of both rows
     dtype: torch.dtype,  # of the product
-) -> torch.Tensor:  # float32 or float64
+) -> torch.Tensor:  # `(m,)` float32 or float64
     "What `half_squares` don't exceed where a squared distance doesn't exceed its threshold."
     limit = (squares.sqrt() + errors) ** 2 / 2 * (1 + _rounding(dtype)) * (1 + 1e-9)
     limit = limit + _smallest(dtype)
@@ -323,9 +323,9 @@ def limits(
 def bounds_of_squares(
     a: Block,
     b: Block,
-    i: torch.Tensor,  # rows of a
-    j: torch.Tensor,  # rows of b
-    half: torch.Tensor,  # what their product says
+    i: torch.Tensor,  # `(m,)` rows of a
+    j: torch.Tensor,  # `(m,)` rows of b
+    half: torch.Tensor,  # `(m,)` what their product says
 ) -> tuple[np.ndarray, np.ndarray]:
     "Lower and upper bounds of squared distances between rows i of a and j of b, in the unit of the values."
     rounding, smallest = _rounding(half.dtype), _smallest(half.dtype)

@@ -17,6 +17,7 @@ __all__ = [
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -171,7 +172,7 @@ class Ranking(TitledTable):
     gaps: dict[tuple[str, str], str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)  # column: kind
-    hits: pd.DataFrame | None = None  # images by models, of bool
+    hits: pd.DataFrame | None = None  # images by models, of bool; index: their class
 
     def __post_init__(self):
         check_kinds(self.kinds, self.table)
@@ -179,6 +180,7 @@ class Ranking(TitledTable):
 
     @property
     def relative(self) -> list[str]:
+        "Columns whose values are relative to this zoo."
         return [name for name in self.table if marked(name) != name]
 
     @property
@@ -224,20 +226,32 @@ class Ranking(TitledTable):
         self.table.to_csv(path)
 
     @cached_property
-    def _answer(self) -> list[str]:
-        return self.shortlist().words
+    def _answer(self):
+        return None if self.hits is None else self.shortlist()
+
+    @property
+    def headline(self) -> str:
+        "How many models on what, and their order."
+        return f"{len(self.table)} models on {self.dataset}, best {self.by} first"
 
     @property
     def _title(self):
-        title = f"{len(self.table)} models on {self.dataset}, best {self.by} first"
-        if self.hits is None:
-            return title
-        return "\n".join([*self._answer, "", title])
+        above = [*self._answer.words, ""] if self._answer else []
+        return "\n".join([*above, self.headline])
+
+    def _above(self):
+        above = self._answer.summary_html() if self._answer else ""
+        return f"{above}<p>{escape(self.headline)}</p>"
 
     @property
     def _shown(self) -> pd.DataFrame:
         "The columns that have a value."
         return self.table.drop(columns=self.empty)
+
+    @property
+    def shown(self) -> pd.DataFrame:  # models by scores, of strings
+        "The columns that have a value as they are shown, with stars and daggers at their names."
+        return self._shown.map(_short).rename(columns=self._names())
 
     @property
     def _wide(self):
@@ -253,7 +267,7 @@ class Ranking(TitledTable):
 
     @property
     def _formatted(self):
-        shown = self._shown.map(_short).rename(columns=self._names())
+        shown = self.shown
         if not self._wide:
             return shown
         kinds = kinds_of(self)
@@ -262,10 +276,15 @@ class Ranking(TitledTable):
         return shown
 
     @property
-    def _notes(self):
+    def notes(self) -> list[str]:
+        "What stars and daggers mean, what failed, why cells are empty."
         failed = [f"failed: {model}: {why}" for model, why in self.failures.items()]
+        return [*_doubts(self), *self.doubts, *failed, *_empty(self)]
+
+    @property
+    def _notes(self):
         order = f"only the order within a {'row' if self._wide else 'column'} counts"
-        return [order, *_doubts(self), *self.doubts, *failed, *_empty(self)]
+        return [order, *self.notes]
 
     def plot(self, ax=None) -> plt.Axes:
         "Ranks as a picture: models by scores, the longer list downwards."
@@ -356,6 +375,8 @@ def _check_same_images(embeddings: list[Embeddings]) -> None:
     if len(images) > 1:
         found = sorted(f"{d}/{s} {h[:8]}" for d, s, h in images)
         raise ValueError(f"embeddings must be of the same images; found {found}")
+    if any(not np.array_equal(e.labels, embeddings[0].labels) for e in embeddings):
+        raise ValueError("embeddings must have the same labels; found several")
 
 
 # %% ../nbs/21_ranking.ipynb #d255d6e7
@@ -396,7 +417,8 @@ def _hits(names: list[str], embeddings: list[Embeddings], store) -> pd.DataFrame
             hits[model] = look_up(e)
         except ValueError:
             continue  # the gap of linear_probe says why
-    return pd.DataFrame(hits) if hits else None
+    classes = pd.Index(embeddings[0].labels, name="class") if hits else None
+    return pd.DataFrame(hits, index=classes) if hits else None
 
 
 # %% ../nbs/21_ranking.ipynb #60e8de6d

@@ -138,8 +138,8 @@ def pieces_of_tree(
     if n_classes is None:
         n_classes = classes.max() + 1
     k = check_count(n_classes, "n_classes", 2, n - 1)
-    kept = tree.edges[k - 1 :]
-    graph = coo_array((np.ones(len(kept)), kept.T), shape=(n, n))
+    kept = tree.edges[k - 1 :].T.astype(np.int32)  # all that SciPy before 1.17 can walk
+    graph = coo_array((np.ones(kept.shape[1]), kept), shape=(n, n))
     codes = connected_components(graph, directed=False)[1]
     sizes = np.sort(np.bincount(codes))[::-1]
     return Pieces(

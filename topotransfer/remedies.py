@@ -38,7 +38,8 @@ def ratio_mutual(
 ) -> float:
     """H_tight / H_sep of the bars in mutual-reachability distance.
 
-    Campello, Moulavi, Sander 2013, definition 5.
+    Campello, Moulavi, Sander 2013, definition 5. Raises what `check_points`, `check_labels`
+    and `h0_persistence` raise.
     """
     k = check_labels(labels, len(check_points(points))).max() + 1
     return ratio_of_bars(h0_persistence(points, core_neighbour=core_neighbour), k).ratio
@@ -189,7 +190,8 @@ def ratio_dimension(
 ) -> float:
     """H_tight n^(1/delta) / H_sep, with the intrinsic dimension delta of the cloud.
 
-    Steele 1988 for the rate.
+    Steele 1988 for the rate. Raises what `check_points`, `check_labels` and
+    `intrinsic_dimension` raise.
     """
     points = check_points(points)
     k = check_labels(labels, len(points)).max() + 1

@@ -67,6 +67,7 @@ class Reproduction(TitledTables):
 
     @property
     def order(self) -> tuple:
+        "The models, best PR first."
         return tuple(self.table.index)
 
     @property

@@ -200,7 +200,10 @@ class Rows:
         "Keep rows. Raises `OSError` where the disk refuses; what was there remains."
         write_piece(self.folder, dict(images=images, **tensors))
 
-    def load(self, images: np.ndarray) -> dict[str, np.ndarray] | None:
+    def load(
+        self,
+        images: np.ndarray,  # `(m, 32)` hashes
+    ) -> dict[str, np.ndarray] | None:  # `features` and perhaps `logits`, m rows each
         "The rows of a list of images, in its order; `None` where one is missing."
         pieces = _look(self.folder)
         if whole := _whole(pieces, images):
@@ -210,7 +213,10 @@ class Rows:
         places = [there.get(image.tobytes()) for image in images]
         return None if None in places else _gathered(pieces, places)
 
-    def tidy(self, images: np.ndarray) -> None:
+    def tidy(
+        self,
+        images: np.ndarray,  # `(m, 32)` hashes
+    ) -> None:
         "Put the rows of a list of images into one piece, and remove those that it makes superfluous."
         pieces = _look(self.folder)
         there = _places(pieces)

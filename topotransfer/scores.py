@@ -64,6 +64,7 @@ class Score:
 
     @property
     def zoo_relative(self) -> bool:
+        "Whether a value depends on the other models that are ranked."
         return "zoo" in self.needs
 
 
@@ -82,7 +83,11 @@ SCORE_MODULES = (
 
 
 class Registry(MutableMapping):
-    "Scores by name: the package's, module by module, then yours. A look at it imports the package's modules."
+    """Scores by name: the package's, module by module, then yours.
+
+    A look at it imports the package's modules. Putting something in raises `TypeError` unless it is a `Score` of that
+    name.
+    """
 
     def __init__(self):
         self._own = {}

@@ -10,22 +10,27 @@ __all__ = [
     "Loss",
     "regret_curves",
     "expected_loss",
+    "sign_p",
+    "blind_p",
     "Shortlist",
     "shortlist",
 ]
 
 # %% ../nbs/21a_shortlist.ipynb #f4f6a7b3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from importlib import resources
+from math import comb
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from .cloud import check_count
+from .embeddings import facts_table
 from .titled_table import TitledTable
 
 # %% ../nbs/21a_shortlist.ipynb #3474c264
@@ -139,11 +144,14 @@ def images_needed(
 ) -> int:
     """How many images it takes to see a difference of accuracies; 0 where the hits are the same.
 
-    The normal form of McNemar's test, with the share of images on which the two disagree as it was found.
+    The normal form of McNemar's test, with the share of images on which the two disagree as it was found, and no fewer
+    than such a difference takes.
     """
     gap = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     z = norm.isf((1 - level) / 2) + norm.ppf(power)
-    return int(np.ceil(z**2 * gap.var() / (points / 100) ** 2))
+    share = points / 100
+    spread = max(gap.var(), share * (1 - share)) if gap.any() else 0
+    return int(np.ceil(z**2 * spread / share**2))
 
 
 # %% ../nbs/21a_shortlist.ipynb #2be4b907
@@ -199,6 +207,15 @@ def expected_loss(
     return Loss(order, models, first, *losses)
 
 
+# %% ../nbs/21a_shortlist.ipynb #s1gn0001
+def sign_p(first, second) -> float:
+    """Two-sided p of the exact sign test (McNemar) of the hits of two models, `(n,)` each, on the same images."""
+    ahead, behind = np.greater(first, second).sum(), np.less(first, second).sum()
+    if ahead + behind == 0:
+        return 1.0
+    return float(binomtest(int(ahead), int(ahead + behind)).pvalue)
+
+
 # %% ../nbs/21a_shortlist.ipynb #f54383a0
 def _judged(hits: pd.DataFrame, level: float) -> pd.DataFrame:  # a row per model
     "Accuracy, verdict, chance to be the best and difference to it with its interval; best first."
@@ -208,6 +225,9 @@ def _judged(hits: pd.DataFrame, level: float) -> pd.DataFrame:  # a row per mode
     behind = 100 * (drawn - drawn[:, :1])
     low, high = np.quantile(behind, [(1 - level) / 2, (1 + level) / 2], axis=0)
     ps = _ps_of_draws(_check_hits(hits[accuracy.index]), drawn)
+    signs = [sign_p(hits[accuracy.index[0]], hits[m]) for m in accuracy.index]
+    pairs = max(1, comb(len(accuracy), 2))
+    ps = np.maximum(ps, np.minimum(1, np.multiply(pairs, signs)))
     columns = dict(
         verdict=np.where(ps >= 1 - level, "keep", "leave out"),
         accuracy=100 * accuracy,
@@ -230,8 +250,8 @@ def _short(count: float) -> str:
     if count < 1e5:
         return f"{count:,.0f}"
     if count < 1e8:
-        return f"{count / 1e6:.2g} million"
-    return f"{count / 1e9:.2g} billion"
+        return f"{float(f'{count / 1e6:.2g}'):g} million"
+    return f"{float(f'{count / 1e9:.2g}'):g} billion"
 
 
 def _costs(table: pd.DataFrame, model: str) -> str:
@@ -262,6 +282,24 @@ def _rounded(count: int) -> str:
     return f"{float(f'{count:.2g}'):,.0f}"
 
 
+# %% ../nbs/21a_shortlist.ipynb #bl1nd001
+def blind_p(
+    hits: pd.DataFrame,  # images by models, 0 or 1
+    classes,  # `(n,)`: the class of each image
+) -> float:
+    """p of what was seen if no model saw the classes: the smallest of all models, times their number, at most 1.
+
+    One-sided normal test of the mean recall against 1/k. Each class's recall r of n images has the variance
+    r (1 - r) / n, with one hit and one miss added (Agresti and Coull, 1998).
+    """
+    groups = hits.astype(float).groupby(np.asarray(classes))
+    right, n = groups.sum(), groups.size()
+    added = right.add(1).div(n + 2, axis=0)
+    error = np.sqrt((added * (1 - added)).div(n, axis=0).sum()) / len(n)
+    z = (right.div(n, axis=0).mean() - 1 / len(n)) / error
+    return float(min(1, norm.sf(z).min() * hits.shape[1]))
+
+
 # %% ../nbs/21a_shortlist.ipynb #04b8f2cb
 @dataclass(frozen=True, eq=False, repr=False)
 class Shortlist(TitledTable):
@@ -269,7 +307,8 @@ class Shortlist(TitledTable):
 
     `table` has one row per model: `verdict` ("keep" or "leave out"), `accuracy` of the linear probe in percent,
     `chance_best` under resampled images, `difference` to the best in points with the ends `low` and `high` of its
-    interval, `p` of the model confidence set, and what is known of its cost. `words` say what follows from it.
+    interval, `p` of the model confidence set or, where that is larger, of sign tests against the first, and what is
+    known of its cost. `words` say what follows from it.
     """
 
     table: pd.DataFrame
@@ -277,13 +316,17 @@ class Shortlist(TitledTable):
     level: float  # of the confidence set and of the intervals
     needed: int  # images to see a difference of one point among those kept; 0: none
     missing: dict[str, str] = field(default_factory=dict)  # model: why it isn't judged
+    guess: float | None = None  # percent right if the largest class is always named
+    blind: float | None = None  # p of what was seen if no model saw the classes
 
     @property
     def kept(self) -> list[str]:
+        "The models that may be the best, best first."
         return list(self.table.index[self.table["verdict"] == "keep"])
 
     @property
     def left_out(self) -> list[str]:
+        "The models that are clearly worse than the best, best first."
         return list(self.table.index[self.table["verdict"] != "keep"])
 
     @property
@@ -298,18 +341,44 @@ class Shortlist(TitledTable):
         return self.cost and self.table.loc[self.kept, self.cost].idxmin()
 
     @property
+    def doubtful(self) -> bool:
+        "Whether no model is shown to see the classes at all (`blind_p`)."
+        return self.blind is not None and self.blind > 1 - self.level
+
+    @property
+    def decision(self) -> dict[str, str]:  # how a sentence begins: how it goes on
+        "What to keep and to leave out, how sure that is, what is cheapest, what to do next."
+        if self.doubtful:
+            return _doubt_words(self)
+        parts = (_choice_words, _sure_words, _cost_words, _next_words)
+        return {head: text for part in parts for head, text in part(self).items()}
+
+    @property
     def words(self) -> list[str]:
         "What to do, how sure that is, and what it doesn't say: a line each."
-        lines = [*_choice_words(self), _sure_words(self), _cost_words(self)]
-        return list(filter(None, [*lines, _loss_words(self), _next_words(self)]))
+        lines = [f"{head} {text}" for head, text in self.decision.items()]
+        if len(self.table) > 1 and not self.doubtful:
+            lines.insert(-1, _loss_words(self))
+        return lines
 
     def to_csv(self, path: str | Path) -> None:
         "Write the table with full precision."
         self.table.to_csv(path)
 
+    def summary_html(self) -> str:
+        "The words as HTML: the decision as a table, what it doesn't say below."
+        heads = {h.rstrip(":"): text for h, text in self.decision.items()}
+        alone = len(self.table) == 1 or self.doubtful
+        return facts_table(heads) + (
+            "" if alone else f"<p>{escape(_loss_words(self))}</p>"
+        )
+
     @property
     def _title(self):
         return "\n".join(self.words)
+
+    def _above(self):
+        return self.summary_html()
 
     @property
     def _notes(self):
@@ -332,95 +401,131 @@ class Shortlist(TitledTable):
         return axes
 
 
+# %% ../nbs/21a_shortlist.ipynb #p0ints01
+def _points(difference: float) -> str:
+    "A difference in points with one digit, without a sign at zero."
+    return f"{round(difference, 1) + 0.0:.1f}"
+
+
 # %% ../nbs/21a_shortlist.ipynb #18d6a93e
-def _choice_words(s: Shortlist) -> list[str]:
+def _choice_words(s: Shortlist) -> dict[str, str]:
     "Which models are kept, and which are left out."
-    shown = [f"{m} ({s.table.loc[m, 'accuracy']:.1f} %)" for m in s.table.index]
-    kept, out = shown[: len(s.kept)], shown[len(s.kept) :]
+    shown = {m: f"{m} ({s.table.loc[m, 'accuracy']:.1f} %)" for m in s.table.index}
+    kept, out = ([shown[m] for m in models] for models in (s.kept, s.left_out))
     if len(shown) == 1:
-        return [f"One model, so there is nothing to choose: {shown[0]}."]
-    lines = [f"Keep {len(kept)} of {len(shown)} models: {_list(kept)}."]
+        one = "Only one model could be judged" if s.missing else "One model"
+        return {f"{one}, so there is nothing to choose:": f"{kept[0]}."}
     where = f"({_percent(s.level)} confidence)"
     if out:
-        beyond = f"beyond what the choice of the {s.n_images:,} images explains"
-        return [
-            *lines,
-            f"Leave out {_list(out)}: worse than the best {beyond} {where}.",
-        ]
-    apart = f"these {s.n_images:,} images can't tell them apart"
-    return [*lines, f"None can be left out: {apart} {where}."]
+        beyond = f"more than the luck of these {s.n_images:,} images explains"
+        rest = {"Leave out": f"{_list(out)}: worse than the best, {beyond} {where}."}
+    else:
+        apart = f"these {s.n_images:,} images can't tell them apart"
+        rest = {"None can be left out:": f"{apart} {where}."}
+    return {"Keep": f"{len(kept)} of {len(shown)} models: {_list(kept)}.", **rest}
 
 
 # %% ../nbs/21a_shortlist.ipynb #d1782477
-def _sure_words(s: Shortlist) -> str:
-    "How sure the first place is, and what would make it surer."
+_OPEN = (
+    10  # points between models that are all kept: more than anyone would leave to luck
+)
+
+
+def _sure_words(s: Shortlist) -> dict[str, str]:
+    "How near those kept are, how sure the first place is, and what would make it surer."
     best, chance = s.table.index[0], s.table["chance_best"].iloc[0]
     if len(s.table) == 1:
-        return ""
-    sure = f"{best} comes first in {_percent(round(chance, 2))} of resampled sets of images"
+        return {}
+    often = (
+        _percent(round(chance, 2))
+        if chance in (0, 1) or chance < 0.99
+        else "more than 99 %"
+    )
+    first = f"{best} comes first in {often} of sets drawn again from your images"
     if len(s.kept) == 1:
-        return f"How sure: {sure}."
+        return {"How sure:": f"{first}."}
     if not s.needed:
-        return f"How sure: {sure}; those kept are right on the same images."
-    takes = f"takes up to {_rounded(s.needed)} images"
-    more = f"to see one point more or less with a chance of 80 % {takes}"
-    return f"How sure: {sure}; {more} (here {s.n_images:,})."
+        return {"How sure:": f"{first}; those kept are right on the same images."}
+    gap = -s.table.loc[s.kept, "difference"].min()
+    apart = f"{_points(gap)} points, {round(gap * s.n_images / 100)} of {s.n_images:,} images"
+    near = f"those kept lie within {apart}, which can't tell them apart; {first}"
+    near = f"too few images to choose by; {near}" if gap >= _OPEN else near
+    takes = f"to see a difference of one point takes up to {_rounded(s.needed)} images"
+    return {"How sure:": f"{near}; {takes}."}
 
 
 # %% ../nbs/21a_shortlist.ipynb #b965b911
-def _cost_words(s: Shortlist) -> str:
+def _cost_words(s: Shortlist) -> dict[str, str]:
     "The cheapest of those kept and how far it may lie behind."
     if s.cheapest is None or len(s.kept) == 1:
-        return ""
+        return {}
     row = s.table.loc[s.cheapest]
     known = _costs(s.table, s.cheapest)
     if s.cheapest == s.table.index[0]:
-        return f"Cheapest of those kept: the first one, {s.cheapest} ({known})."
-    behind = f"{-row['difference']:.1f} points behind the first"
-    ends = f"{_percent(s.level)} interval {-row['high']:.1f} to {-row['low']:.1f}"
-    return f"Cheapest of those kept: {s.cheapest} ({known}), {behind} ({ends})."
+        return {"Cheapest of those kept:": f"the first one, {s.cheapest} ({known})."}
+    behind = f"{_points(-row['difference'])} points behind the first"
+    low, high = _points(-row["high"]), _points(-row["low"])
+    ends = f"{_percent(s.level)} interval {low} to {high}"
+    return {"Cheapest of those kept:": f"{s.cheapest} ({known}), {behind} ({ends})."}
 
 
 # %% ../nbs/21a_shortlist.ipynb #439eb611
 def _loss_words(s: Shortlist) -> str:
-    "What fine-tuning only as many as are advised has cost elsewhere."
-    if len(s.table) == 1:
-        return ""
-    probe = "The percentages are of a linear probe, not of fine-tuning."
+    "What the percentages are, and what fine-tuning only as many as are advised has cost elsewhere."
+    probe = "The percentages are of a linear probe on images that it wasn't trained on, not of fine-tuning"
+    if s.guess is not None:
+        probe += f"; always naming the largest class gives {s.guess:.1f} %"
     first = min(len(s.kept), 2)
     if first == len(s.table):
-        return probe  # all of them are fine-tuned: nothing can be lost
+        return f"{probe}."  # all of them are fine-tuned: nothing can be lost
     loss = expected_loss("linear_probe", len(s.table), first)
     by_size = expected_loss("num_params", len(s.table), first).mean
-    tried = "its first choice" if first == 1 else f"its first {first}"
-    others = f"{first} at random {loss.by_chance:.1f}, {first} by size {by_size:.1f}"
-    return (
-        f"{probe} In zoos of {loss.models} small networks of a study, "
-        f"fine-tuning only {tried} lost {loss.mean:.1f} points against fine-tuning all ({others})."
+    few = "the first" if first == 1 else f"the first {first}"
+    large = "the largest" if first == 1 else f"the {first} largest"
+    others = f"{first} at random: {loss.by_chance:.1f}, {large}: {by_size:.1f}"
+    study = f"In a study with {loss.models} small networks at a time, fine-tuning only {few}"
+    return f"{probe}. {study} by a probe lost {loss.mean:.1f} points against fine-tuning all ({others})."
+
+
+# %% ../nbs/21a_shortlist.ipynb #d0ub7001
+def _doubt_words(s: Shortlist) -> dict[str, str]:
+    "That no model may see the classes at all, and what to do about it."
+    best = f"the best, {s.table.index[0]}, is right for {s.table['accuracy'].iloc[0]:.1f} %"
+    guess = f"always naming the largest class for {s.guess:.1f} %"
+    shown = (
+        f"no model is shown to tell your classes apart ({_percent(s.level)} confidence)"
     )
+    return {
+        "Don't trust this:": f"{shown}; {best}, {guess}.",
+        "Next:": "look at folders, labels and images, or bring more images; don't fine-tune yet.",
+    }
 
 
 # %% ../nbs/21a_shortlist.ipynb #be0549ee
-def _next_words(s: Shortlist) -> str:
+def _next_words(s: Shortlist) -> dict[str, str]:
     "What to do now: the first two by the probe, or the cheapest where cost counts."
     first, cheapest = s.kept[:2], s.cheapest
     if len(s.table) == 1:
-        return ""
+        return {}
     if len(first) == 1:
-        return f"Next: fine-tune {first[0]}."
-    words = f"Next: fine-tune {first[0]} and {first[1]}, keep the better one"
+        return {"Next:": f"fine-tune {first[0]}."}
+    best = "keep the one that is better on images held back"
+    words = f"fine-tune {first[0]} and {first[1]}, {best}"
     if cheapest in (None, *first):
-        return f"{words}."
-    return f"{words}; where cost counts, begin with {cheapest}."
+        return {"Next:": f"{words}."}
+    return {"Next:": f"{words}; where cost counts, begin with {cheapest}."}
 
 
 # %% ../nbs/21a_shortlist.ipynb #5d0e7a31
 def _name_models(ax, x: pd.Series, y: pd.Series) -> None:
-    "The names of the first twelve beside their dots, within the frame."
-    for model in y.index[:12]:
-        side, dx = ("right", -5) if x[model] > x.median() else ("left", 5)
-        words = dict(textcoords="offset points", fontsize=7, ha=side)
-        ax.annotate(model, (x[model], y[model]), (dx, 3), **words)
+    "The names of the first twelve above and below their dots by turns, from the left, within the frame."
+    shown = x[y.index[:12]].sort_values()
+    for turn, (model, place) in enumerate(shown.items()):
+        side, dx = ("right", 4) if place > x.median() else ("left", -4)
+        dy, edge = [(7, "bottom"), (-7, "top")][turn % 2]
+        words = dict(textcoords="offset points", fontsize=8, ha=side, va=edge)
+        words |= dict(bbox=dict(fc="w", ec="none", alpha=0.8, pad=0.5))
+        ax.annotate(model, (place, y[model]), (dx, dy), **words)
 
 
 # %% ../nbs/21a_shortlist.ipynb #8f394cf6
@@ -431,7 +536,7 @@ def _draw_costs(s: Shortlist, ax) -> None:
     x = table[cost] if cost else pd.Series(range(1, len(table) + 1), table.index)
     best = table["accuracy"].iloc[0]
     colours = np.where(table["verdict"] == "keep", "C0", "0.6")
-    words = "difference to the first"
+    words = f"{_percent(s.level)} interval of the distance to the first"
     ends = best + table["low"], best + table["high"]
     ax.vlines(x, *ends, color=colours, alpha=0.5, label=words)
     for verdict, face in (("keep", "C0"), ("leave out", "w")):
@@ -443,12 +548,14 @@ def _draw_costs(s: Shortlist, ax) -> None:
     _name_models(ax, x, table["accuracy"])
     if cost:
         front = table["accuracy"].loc[x.sort_values().index].cummax()
-        ax.step(x[front.index], front, "k:", where="post", lw=1)
+        ax.step(
+            x[front.index], front, "k:", where="post", lw=1, label="best up to a cost"
+        )
         ax.set_xscale("log")
     ax.set(xlabel=_COSTS.get(cost, "place by the probe"), ylabel="linear probe, %")
-    ax.margins(x=0.15)
-    ax.set_title("accuracy on your images against cost", fontsize=9)
-    ax.legend(fontsize=8, loc="lower right")
+    ax.margins(x=0.15, y=0.15)
+    ax.set_title("accuracy on your images against cost", fontsize=10)
+    ax.legend(fontsize=8, loc="best")
 
 
 # %% ../nbs/21a_shortlist.ipynb #90e5b5de
@@ -463,20 +570,22 @@ def _draw_losses(s: Shortlist, ax) -> None:
     words = f"lost after fine-tuning, in zoos of {losses[0].models} small networks"
     ax.set(xlabel="models fine-tuned", ylabel="points below the best", ylim=(0, None))
     ax.set(title=words, xticks=places)
-    ax.title.set_fontsize(9)
+    ax.title.set_fontsize(10)
     ax.legend(fontsize=8)
 
 
 # %% ../nbs/21a_shortlist.ipynb #d76e9100
 def shortlist(
-    hits: pd.DataFrame,  # images by models: whether the probe was right
+    hits: pd.DataFrame,  # images by models: whether the probe was right; see below
     facts: pd.DataFrame,  # models by columns, of which costs are taken
     level: float = 0.95,  # of the confidence set and of the intervals
     missing: Mapping[str, str] | None = None,  # model: why it has no hits
 ) -> Shortlist:
-    """Which models may be the best for these images, and which can't: the model confidence set of the hits.
+    """Which models may be the best for these images, and which are clearly worse: the model confidence set of the hits.
 
-    Raises `ValueError` for a level that isn't between 0 and 1, and what `resampled_accuracies` raises.
+    Where the index of `hits` is called "class", it holds the class of each image, and the words say whether any model
+    sees the classes at all. Raises `ValueError` for a level that isn't between 0 and 1, and what
+    `resampled_accuracies` raises.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; found {level}")
@@ -484,4 +593,8 @@ def shortlist(
     table = table.join(facts[[c for c in (*_COSTS, _SPEED) if c in facts]])
     kept = table.index[table["verdict"] == "keep"]
     needed = [images_needed(hits[kept[0]], hits[m], level=level) for m in kept]
-    return Shortlist(table, len(hits), level, max(needed), dict(missing or {}))
+    found = Shortlist(table, len(hits), level, max(needed), dict(missing or {}))
+    if hits.index.name != "class":
+        return found
+    guess = 100 * hits.index.value_counts(normalize=True).iloc[0]
+    return replace(found, guess=guess, blind=blind_p(hits, hits.index))

@@ -845,7 +845,11 @@ class Sweep:
             self.tighten()
             yield [(i, j) for j in range(1, k) for i in reversed(range(j))]
 
-    def path(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def path(
+        self,
+        first: np.ndarray,  # `(m,)` points
+        second: np.ndarray,  # `(m,)` points
+    ) -> np.ndarray:  # `(m,)`
         "The largest squared height on the way between pairs of points, as far as it is known now."
         return self.leaves.maxima(self._place[first], self._place[second])
 

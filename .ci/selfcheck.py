@@ -13,7 +13,14 @@ from docstrings import undocumented
 from release import disagreement, notes
 from runner import run_notebooks
 from since import reached
-from structure import code_cells, dead_links, structure_checks, unplaced
+from structure import (
+    TO_DO,
+    code_cells,
+    dead_links,
+    structure_checks,
+    unfinished,
+    unplaced,
+)
 
 LIMIT = 10  # seconds for pages that hang
 # it holds what the page has open
@@ -276,13 +283,11 @@ def check_release(folder):
         assert words in said, (tag, file, words, said)
 
 
-def write_site(folder, words, style=""):
+def write_site(folder, words):
     "A site of two pages, the second one with these words."
     menu = '<a class="sidebar-link" href="index.html">one</a> <a class="sidebar-link" href="two.html">two</a>'
     (folder / "index.html").write_text(f"<body>{menu}<h1 id='top'>one</h1>")
-    (folder / "two.html").write_text(
-        f"<body style='margin:0'><p style='{style}'>{words}</p>"
-    )
+    (folder / "two.html").write_text(f"<body>{words}")
     return folder
 
 
@@ -310,7 +315,7 @@ def check_site(folder):
 
 
 def check_places(folder):
-    "A page that sidebar or index forgets is named, and so is one that isn't there."
+    "A page that sidebar or index forgets, one that isn't there and a template's copy that isn't finished are named."
     pages = [write_page(folder / f"{name}.ipynb", []) for name in ("index", "a", "b")]
     (folder / "sidebar.yml").write_text("- index.ipynb\n- a.ipynb\n- c.ipynb\n")
     assert unplaced(pages).splitlines() == [
@@ -319,6 +324,12 @@ def check_places(folder):
         "index.ipynb doesn't link to b.ipynb",
         "sidebar.yml lists c.ipynb, which is not there",
     ]
+    (folder / "templates").mkdir()
+    marked = [folder / "copy.md", folder / "templates" / "score.md"]
+    for page in marked:
+        page.write_text(f"{TO_DO} by your idea")
+    said = f"copy.md still has a passage marked {TO_DO}"
+    assert unfinished([*pages, *marked]) == said
 
 
 def selfcheck():

@@ -9,12 +9,8 @@ from typing import NamedTuple
 
 from cells import source_of
 
-UNUSED = {
-    "_modidx.py",
-    "styles.css",
-    "sidebar.yml",
-    "_quarto.yml",
-}  # by any page that runs
+# files that no page reads when it runs
+UNUSED = {"_modidx.py", "styles.css", "sidebar.yml", "_quarto.yml"}
 TOOLS = {"settings.ini", "setup.py", "pyproject.toml", "Makefile"}
 
 # A name of this package where code imports or runs it, or names it in a string: topotransfer.x,

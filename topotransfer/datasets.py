@@ -39,7 +39,7 @@ from PIL import Image
 from .cloud import check_count
 from .embeddings import digest
 from .image_files import file_digests, printable, read_rgb, unreadable
-from .image_listing import listed_folder, listed_table
+from .image_listing import Listing, listed_folder, listed_table
 from .source_code import instructions
 
 
@@ -371,6 +371,13 @@ def path_set(name: str, split: str, classes, paths, labels) -> ImageSet:
     return ImageSet(name, split, classes, labels, paths, read_rgb)
 
 
+# %% ../nbs/11_datasets.ipynb #115e7000
+def _listed_set(name: str, split: str, found: Listing) -> ImageSet:
+    "The dataset of the files that were listed, with what is said of them."
+    images = path_set(name, split, found.classes, found.paths, found.labels)
+    return replace(images, left_out=found.left_out, doubts=found.doubts)
+
+
 # %% ../nbs/11_datasets.ipynb #e602818b
 def image_folder(
     root: str | Path,  # holds one folder of images per class
@@ -385,8 +392,7 @@ def image_folder(
     """
     found = listed_folder(root)
     name = name or printable(Path(root).expanduser().resolve().name)
-    images = path_set(name, split, found.classes, found.paths, found.labels)
-    return replace(images, left_out=found.left_out, doubts=found.doubts)
+    return _listed_set(name, split, found)
 
 
 # %% ../nbs/11_datasets.ipynb #4be0f507
@@ -404,11 +410,11 @@ def image_table(
 
     Classes are sorted, numbers by value. Raises what `listed_table` raises, with the row.
     """
-    classes, paths, labels, left_out, _ = listed_table(table, root, path, label)
+    found = listed_table(table, root, path, label)
     if name is None:
         is_frame = isinstance(table, pd.DataFrame)
         name = "table" if is_frame else printable(Path(table).stem)
-    return replace(path_set(name, split, classes, paths, labels), left_out=left_out)
+    return _listed_set(name, split, found)
 
 
 # %% ../nbs/11_datasets.ipynb #a11f0004

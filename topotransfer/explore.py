@@ -15,6 +15,7 @@ import pandas as pd
 
 from .ranking import Ranking, kinds_of
 from .scores import known_scores
+from .shortlist import COSTS
 from .titled_table import scrolling
 
 
@@ -144,9 +145,6 @@ def _sentence(name: str, kind: str) -> str:
 
 
 # %% ../nbs/21b_explore.ipynb #21b0e020
-_COSTS = {"multiply_adds": "multiply-adds", "num_params": "parameters"}
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Explorer:
     """A ranking as a picture of accuracy against cost and as a table that sorts by a click, for a notebook.
@@ -179,7 +177,7 @@ class Explorer:
     def cost(self) -> str | None:
         "The column of costs that is known for most models."
         table = self.ranking.table
-        known = {c: int((table[c] > 0).sum()) for c in _COSTS if c in table}
+        known = {c: int((table[c] > 0).sum()) for c in COSTS if c in table}
         best = max(known, key=known.get, default=None)
         return best if best and known[best] else None
 
@@ -217,7 +215,7 @@ class Explorer:
 def _picture(e: Explorer) -> str:
     "Marks, names, frame."
     points, by = e.points, e.ranking.by
-    across = _COSTS.get(e.cost, "place in the ranking")
+    across = COSTS.get(e.cost, "place in the ranking")
     x = _positions(points["cost"], 90, 600, e.cost is not None)
     y = _positions(points["score"], 258, 42, False)
     ends = {

@@ -202,7 +202,15 @@ class Ranking(TitledTable):
             raise ValueError(
                 f"a shortlist needs linear_probe among the scores; {found}"
             )
-        return shortlist(self.hits, self.table, level, why)
+        if level not in self._shortlists:
+            found = shortlist(self.hits, self.table, level, why)
+            self._shortlists[level] = found
+        return self._shortlists[level]
+
+    @cached_property
+    def _shortlists(self) -> dict:
+        "The shortlists that were asked for, by their level."
+        return {}
 
     def with_column(
         self,
@@ -225,7 +233,7 @@ class Ranking(TitledTable):
         "Write the table with full precision."
         self.table.to_csv(path)
 
-    @cached_property
+    @property
     def _answer(self):
         return None if self.hits is None else self.shortlist()
 

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    "COSTS",
     "resampled_accuracies",
     "confidence_ps",
     "images_needed",
@@ -241,7 +242,7 @@ def _judged(hits: pd.DataFrame, level: float) -> pd.DataFrame:  # a row per mode
 
 
 # %% ../nbs/21a_shortlist.ipynb #9b8ba03b
-_COSTS = {"multiply_adds": "multiply-adds", "num_params": "parameters"}
+COSTS = {"multiply_adds": "multiply-adds", "num_params": "parameters"}
 _SPEED = "gpu_images_per_s"
 
 
@@ -257,8 +258,8 @@ def _short(count: float) -> str:
 def _costs(table: pd.DataFrame, model: str) -> str:
     "What is known of the cost of a model, in words."
     row = table.loc[model]
-    known = [c for c in _COSTS if pd.notna(row.get(c))]
-    words = [f"{_short(row[c])} {_COSTS[c]}" for c in known]
+    known = [c for c in COSTS if pd.notna(row.get(c))]
+    words = [f"{_short(row[c])} {COSTS[c]}" for c in known]
     if pd.notna(row.get(_SPEED)):
         words.append(f"{row[_SPEED]:,.0f} images/s on a GPU")
     return ", ".join(words)
@@ -333,7 +334,7 @@ class Shortlist(TitledTable):
     def cost(self) -> str | None:
         "The column by which models are cheap: the first one that is known for all that are kept."
         kept = self.table.loc[self.kept]
-        return next((c for c in _COSTS if c in kept and kept[c].notna().all()), None)
+        return next((c for c in COSTS if c in kept and kept[c].notna().all()), None)
 
     @property
     def cheapest(self) -> str | None:
@@ -350,6 +351,8 @@ class Shortlist(TitledTable):
         "What to keep and to leave out, how sure that is, what is cheapest, what to do next."
         if self.doubtful:
             return _doubt_words(self)
+        if len(self.table) == 1:
+            return _choice_words(self)
         parts = (_choice_words, _sure_words, _cost_words, _next_words)
         return {head: text for part in parts for head, text in part(self).items()}
 
@@ -357,9 +360,12 @@ class Shortlist(TitledTable):
     def words(self) -> list[str]:
         "What to do, how sure that is, and what it doesn't say: a line each."
         lines = [f"{head} {text}" for head, text in self.decision.items()]
-        if len(self.table) > 1 and not self.doubtful:
-            lines.insert(-1, _loss_words(self))
-        return lines
+        return [*lines[:-1], *self._beside, lines[-1]]
+
+    @property
+    def _beside(self) -> list[str]:
+        "What the decision doesn't say, where there is one."
+        return [] if self.doubtful or len(self.table) == 1 else [_loss_words(self)]
 
     def to_csv(self, path: str | Path) -> None:
         "Write the table with full precision."
@@ -368,10 +374,8 @@ class Shortlist(TitledTable):
     def summary_html(self) -> str:
         "The words as HTML: the decision as a table, what it doesn't say below."
         heads = {h.rstrip(":"): text for h, text in self.decision.items()}
-        alone = len(self.table) == 1 or self.doubtful
-        return facts_table(heads) + (
-            "" if alone else f"<p>{escape(_loss_words(self))}</p>"
-        )
+        beside = (f"<p>{escape(words)}</p>" for words in self._beside)
+        return "".join([facts_table(heads), *beside])
 
     @property
     def _title(self):
@@ -387,7 +391,7 @@ class Shortlist(TitledTable):
     @property
     def _formatted(self):
         shown = self.table.copy()
-        for name in shown.columns.intersection([*_COSTS, _SPEED]):
+        for name in shown.columns.intersection([*COSTS, _SPEED]):
             shown[name] = [f"{v:,.0f}" if v == v else "–" for v in shown[name]]
         digits = dict(accuracy=1, chance_best=2, difference=1, low=1, high=1, p=3)
         return shown.round(digits)
@@ -426,21 +430,15 @@ def _choice_words(s: Shortlist) -> dict[str, str]:
 
 
 # %% ../nbs/21a_shortlist.ipynb #d1782477
-_OPEN = (
-    10  # points between models that are all kept: more than anyone would leave to luck
-)
+# points between models that are all kept: more than anyone would leave to luck
+_OPEN = 10
 
 
 def _sure_words(s: Shortlist) -> dict[str, str]:
     "How near those kept are, how sure the first place is, and what would make it surer."
     best, chance = s.table.index[0], s.table["chance_best"].iloc[0]
-    if len(s.table) == 1:
-        return {}
-    often = (
-        _percent(round(chance, 2))
-        if chance in (0, 1) or chance < 0.99
-        else "more than 99 %"
-    )
+    nearly = 0.99 <= chance < 1
+    often = "more than 99 %" if nearly else _percent(round(chance, 2))
     first = f"{best} comes first in {often} of sets drawn again from your images"
     if len(s.kept) == 1:
         return {"How sure:": f"{first}."}
@@ -505,8 +503,6 @@ def _doubt_words(s: Shortlist) -> dict[str, str]:
 def _next_words(s: Shortlist) -> dict[str, str]:
     "What to do now: the first two by the probe, or the cheapest where cost counts."
     first, cheapest = s.kept[:2], s.cheapest
-    if len(s.table) == 1:
-        return {}
     if len(first) == 1:
         return {"Next:": f"fine-tune {first[0]}."}
     best = "keep the one that is better on images held back"
@@ -552,7 +548,7 @@ def _draw_costs(s: Shortlist, ax) -> None:
             x[front.index], front, "k:", where="post", lw=1, label="best up to a cost"
         )
         ax.set_xscale("log")
-    ax.set(xlabel=_COSTS.get(cost, "place by the probe"), ylabel="linear probe, %")
+    ax.set(xlabel=COSTS.get(cost, "place by the probe"), ylabel="linear probe, %")
     ax.margins(x=0.15, y=0.15)
     ax.set_title("accuracy on your images against cost", fontsize=10)
     ax.legend(fontsize=8, loc="best")
@@ -590,7 +586,7 @@ def shortlist(
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; found {level}")
     table = _judged(hits, level)
-    table = table.join(facts[[c for c in (*_COSTS, _SPEED) if c in facts]])
+    table = table.join(facts[[c for c in (*COSTS, _SPEED) if c in facts]])
     kept = table.index[table["verdict"] == "keep"]
     needed = [images_needed(hits[kept[0]], hits[m], level=level) for m in kept]
     found = Shortlist(table, len(hits), level, max(needed), dict(missing or {}))
